@@ -1,0 +1,43 @@
+# make quickstart : see ICNet learn, be evaluated, exported and drawn, from nothing but Python
+# make test       : lint, types and all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := outputs/quickstart
+
+.PHONY: quickstart test setup lint clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# torch first and by its exact version: a CPU-only index or wheel can then serve it, and nothing asks for another.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+setup: $(VENV)/.installed
+
+quickstart: setup
+	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(RUN)/train
+	$(BIN)/python eval.py ckpt=$(RUN)/train/checkpoints/best.ckpt save_pictures=true hydra.run.dir=$(RUN)/eval
+	$(BIN)/python export.py ckpt=$(RUN)/train/checkpoints/best.ckpt export.height=256 export.width=512 output=$(RUN)/ICNet.onnx hydra.run.dir=$(RUN)/export
+	$(BIN)/python demo.py ckpt=$(RUN)/train/checkpoints/best.ckpt input=data/street/leftImg8bit/val output=$(RUN)/demo hydra.run.dir=$(RUN)/demo-run
+	@echo
+	@echo "Everything lies below $(RUN):"
+	@echo "  train/results.json          what the training measured (street (synthetic): no result)"
+	@echo "  train/checkpoints/best.ckpt the network; tensorboard --logdir $(RUN) shows its curves"
+	@echo "  train/pictures              validation images beside label and prediction, epoch by epoch"
+	@echo "  eval                        IoU of each class as CSV and JSON, confusion matrix, pictures"
+	@echo "  ICNet.onnx                  the exported network, compared with the one it came from"
+	@echo "  demo                        overlays, label maps and a legend"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache

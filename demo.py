@@ -1,0 +1,30 @@
+"""Segment images and videos: ``python demo.py input=FILE|FOLDER|GLOB|VIDEO``; ``python demo.py --help``."""
+
+from icnet import launch
+from icnet.config import DemoConfig
+
+
+@launch.script("demo", DemoConfig)
+def main(config: DemoConfig) -> None:
+    """Open the model, segment every file and say how fast."""
+    from pathlib import Path
+
+    from icnet.deploy.demo_runner import Demo, find_inputs
+    from icnet.deploy.inference import Inference
+    from icnet.deploy.segmenter import choose_device, find_checkpoint, open_segmenter
+    from icnet.errors import UserError
+
+    if config.input is None:
+        raise UserError("input is not given; give an image, video, folder or quoted glob, such as input=photo.jpg")
+    output = Path(config.output).expanduser()
+    inputs = find_inputs(config.input, output)
+    device = choose_device(config.device)
+    segmenter = open_segmenter(find_checkpoint(config.ckpt), device)
+    inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
+    demo = Demo(segmenter, inference, device, output, config.alpha)
+    demo.run(inputs)
+    print(demo.summary())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Ending well when a run cannot go on: a loss that is no number, or a request to stop."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from icnet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(Callback):
+    """Stop at the first loss that is NaN or infinite, before any checkpoint can take up the damage.
+
+    The losses stay on the device and are looked at every few steps and before anything is saved, so that the device
+    never waits; the step that is named is the exact one.
+
+    Args:
+        checkpoints: Folder of the run's checkpoints.
+        every_n_steps: How often to look.
+    """
+
+    def __init__(self, checkpoints: Path, every_n_steps: int) -> None:
+        self.checkpoints = checkpoints
+        self.every_n_steps = every_n_steps
+        self._pending: list[tuple[int, int, float, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Note the loss; look at the noted ones now and then."""
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._pending.append((trainer.global_step, trainer.current_epoch, lr, outputs["loss"].detach()))
+        if len(self._pending) >= self.every_n_steps:
+            self._look()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before the epoch's checkpoint is saved."""
+        self._look()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before the best checkpoint is chosen."""
+        self._look()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look before any other checkpoint."""
+        self._look()
+
+    def _look(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        for (step, epoch, lr, _), loss in zip(pending, torch.stack([entry[3] for entry in pending]).tolist(), strict=True):
+            if not math.isfinite(loss):
+                saved = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+                good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
+                raise UserError(
+                    f"the loss became {loss} at step {step} (epoch {epoch}, lr {lr:.4g}) and the run was stopped; {good}; "
+                    "try a smaller optim.lr, trainer.gradient_clip_val=10 or a longer scheduler.warmup_epochs"
+                )
+
+
+class SaveOnRequestToStop(Callback):
+    """Save ``last.ckpt`` when SIGTERM or Ctrl-C ends the run.
+
+    Args:
+        checkpoints: Folder of the run's checkpoints.
+    """
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save, unless something else than a request ended the run."""
+        if isinstance(exception, (SIGTERMException, KeyboardInterrupt)):
+            path = self.checkpoints / "last.ckpt"
+            trainer.save_checkpoint(path)
+            log.warning("stopped at step %d; go on with resume=%s", trainer.global_step, path)

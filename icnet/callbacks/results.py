@@ -1,0 +1,111 @@
+"""Keeping what a training run measured: ``results.json`` and a line in the log for every validation."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from icnet.callbacks.throughput import Throughput
+from icnet.metrics import iou_per_class, pixel_accuracy
+from icnet.results import environment, write_results
+from icnet.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+
+class TrainingResults(Callback):
+    """Write ``results.json`` after every validation and at the end.
+
+    Args:
+        path: The file.
+        about: What the results belong to: ``data``, ``model``, ``seed``, ``config``.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path = path
+        self.about = about
+        self.history: list[dict[str, Any]] = []
+        self._started = time.time()
+        self._trained = 0.0  # seconds of earlier parts of a resumed run
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The validation with the highest mIoU, the first of equals."""
+        return max(self.history, key=lambda entry: entry["miou"], default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the history in the checkpoint."""
+        return {"history": self.history, "seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a resumed run's history."""
+        self.history = list(state_dict["history"])
+        self._trained = state_dict["seconds"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        """Take down the scores."""
+        if trainer.sanity_checking or pl_module.confusion is None:
+            return
+        scores = {key: value.item() for key, value in trainer.callback_metrics.items()}
+        self.history.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "miou": scores["val/miou"],
+                "pixel_acc": pixel_accuracy(pl_module.confusion).item(),
+                "miou_running_mean": scores["val/miou_running_mean"],
+                "val_loss": scores["val/loss"],
+                "iou": dict(zip(pl_module.classes.names, iou_per_class(pl_module.confusion).tolist(), strict=True)),
+            }
+        )
+        log.info(
+            "epoch %d/%d on %s: train/loss %.4f  val/loss %.4f  val/miou %.4f  val/pixel_acc %.4f  %.1f images/s",
+            trainer.current_epoch + 1, trainer.max_epochs, self.about["data"],
+            scores.get("train/loss", float("nan")), scores["val/loss"], scores["val/miou"], scores["val/pixel_acc"],
+            self._images_per_s(trainer) or float("nan"),
+        )  # fmt: skip
+        self._write(trainer, "running")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        """Write the final file."""
+        self._write(trainer, "done")
+
+    def on_exception(self, trainer: Trainer, pl_module: SegmentationTask, exception: BaseException) -> None:  # type: ignore[override]
+        """Say in the file that the run did not finish."""
+        self._write(trainer, "stopped")
+
+    def _images_per_s(self, trainer: Trainer) -> float | None:
+        return next((cb.images_per_s for cb in trainer.callbacks if isinstance(cb, Throughput)), None)  # type: ignore[attr-defined]
+
+    def _seconds(self) -> float:
+        return self._trained + time.time() - self._started
+
+    def _write(self, trainer: Trainer, status: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        last, best = (self.history[-1], self.best) if self.history else (None, None)
+        loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan")))
+        write_results(
+            self.path,
+            {
+                "status": status,
+                "final_miou": last and last["miou"],
+                "best_miou": best and best["miou"],
+                "best_epoch": best and best["epoch"],
+                "pixel_acc": last and last["pixel_acc"],
+                "miou_running_mean": last and last["miou_running_mean"],
+                "iou": last and last["iou"],
+                "train_loss": loss.item(),
+                "images_per_s": self._images_per_s(trainer),
+                "epochs": trainer.current_epoch,
+                "steps": trainer.global_step,
+                "seconds": round(self._seconds(), 1),
+                "devices": trainer.world_size,
+                "history": self.history,
+                **self.about,
+                **environment(trainer.strategy.root_device),
+            },
+        )

@@ -1,0 +1,42 @@
+"""Saving checkpoints so that a crash or a full disk never costs the previous one."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from icnet.errors import UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the target and rename; keep every tensor on the CPU, so that any machine can load the file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Save a checkpoint whole or not at all.
+
+        Raises:
+            UserError: If the file cannot be written, for instance on a full disk; an older file of that name is whole.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), checkpoint), file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:  # torch wraps some write errors in a RuntimeError
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            kept = f"; the previous {target.name} is whole" if target.exists() else ""
+            raise UserError(
+                f"{target} could not be written ({reason}){kept}; "
+                "free some space or choose another folder with hydra.run.dir=PATH"
+            ) from error

@@ -1,0 +1,343 @@
+"""The schema of the configuration: every key the scripts read, its type, its default's meaning and its allowed range.
+
+Hydra composes ``conf/`` onto these dataclasses, so an unknown key or a value of the wrong type fails before anything
+runs; ``__post_init__`` holds the ranges. Only scripts, ``build`` and ``launch`` know that Hydra exists; everything below
+gets plain arguments.
+"""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icnet.errors import UserError
+
+MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
+ROOT_VARIABLE = "CITYSCAPES_DATASET"  # the convention of cityscapesScripts
+
+DATASETS = ("cityscapes", "camvid", "folder", "street")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def _choose(key: str, given: object, allowed: Collection[object]) -> None:
+    if given not in allowed:
+        raise UserError(f"{key}={given} is unknown; choose one of {', '.join(str(item) for item in allowed)}")
+
+
+def _at_least(key: str, given: float, least: float) -> None:
+    if not given >= least:  # also refuses NaN
+        raise UserError(f"{key}={given} is too small; give a number of at least {least}")
+
+
+def _above(key: str, given: float, bound: float) -> None:
+    if not given > bound:
+        raise UserError(f"{key}={given} is out of range; give a number above {bound}")
+
+
+def _share(key: str, given: float) -> None:
+    if not 0 <= given <= 1:
+        raise UserError(f"{key}={given} is out of range; give a number from 0 to 1")
+
+
+@dataclass
+class StreetConfig:
+    """Size and seed of the embedded synthetic scenes (``data=street``)."""
+
+    train: int = 96  # scenes
+    val: int = 24
+    height: int = 256  # pixels
+    width: int = 512
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key, least in (("train", 1), ("val", 1), ("height", 64), ("width", 64), ("seed", 0)):
+            _at_least(f"data.street.{key}", getattr(self, key), least)
+
+
+@dataclass
+class DataConfig:
+    """The data set, its augmentation and its loading."""
+
+    name: str = MISSING  # one of DATASETS
+    root: str | None = None  # folder of the data set
+    train_split: str = "train"
+    val_split: str = "val"
+    label_kind: str = "labelIds"  # labelIds | labelTrainIds (cityscapes)
+    classes: str | None = None  # YAML of names and colours (folder)
+    street: StreetConfig = field(default_factory=StreetConfig)
+    crop_size: list[int] = field(default_factory=lambda: [960, 960])  # (H, W) of a training sample
+    scale_range: list[int] = field(default_factory=lambda: [512, 2048])  # short side in pixels, drawn uniformly
+    flip: float = 0.5  # probability of a horizontal flip
+    blur: float = 0.5  # probability of a Gaussian blur of radius U(0, 1)
+    color_jitter: float = 0.0  # strength of brightness, contrast and saturation changes; 0 = off
+    batch_size: int = 7  # training samples per device
+    eval_batch_size: int = 1  # images per device
+    workers: int = 4  # loader processes per device; 0 = load in the training process
+    pin_memory: bool = True  # used where an accelerator is
+    persistent_workers: bool = True
+    prefetch_factor: int = 2  # batches loaded ahead by each worker
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _choose("data", self.name, DATASETS)
+        _choose("data.label_kind", self.label_kind, ("labelIds", "labelTrainIds"))
+        for key in ("crop_size", "scale_range"):
+            pair = getattr(self, key)
+            if len(pair) != 2:
+                raise UserError(f"data.{key}={list(pair)} has {len(pair)} numbers; give two, such as [512,1024]")
+        for side in self.crop_size:
+            _at_least("data.crop_size", side, 64)
+        _at_least("data.scale_range", min(self.scale_range), 1)
+        if self.scale_range[0] > self.scale_range[1]:
+            raise UserError(f"data.scale_range={list(self.scale_range)} runs backwards; give [smallest,largest]")
+        for key in ("flip", "blur", "color_jitter"):
+            _share(f"data.{key}", getattr(self, key))
+        for key, least in (("batch_size", 1), ("eval_batch_size", 1), ("workers", 0), ("prefetch_factor", 1)):
+            _at_least(f"data.{key}", getattr(self, key), least)
+
+
+@dataclass
+class ModelConfig:
+    """The network and where its first weights come from."""
+
+    name: str = "icnet"
+    backbone: str = "resnet50"  # one of BACKBONES
+    backbone_weights: str | None = None  # file or hub id of ImageNet weights
+    weights: str | None = None  # checkpoint to fine-tune from
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        _choose("model.name", self.name, ("icnet",))
+        _choose("model.backbone", self.backbone, BACKBONES)
+
+
+@dataclass
+class LossConfig:
+    """The cascade loss."""
+
+    resize: str = "nearest"  # nearest: labels to each output's size; logits: outputs to the labels' size; blend: see losses.py
+    sub124_weight: float = 1.0
+    sub24_weight: float = 0.4
+    sub4_weight: float = 0.4
+    class_weights: list[float] | None = None  # one per class
+    ohem_threshold: float = 0.0  # keep pixels whose true class has a probability below this; 0 = off
+    ohem_min_kept: float = 0.1  # share of the labelled pixels kept at least
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _choose("loss.resize", self.resize, ("nearest", "logits", "blend"))
+        for key in ("sub124_weight", "sub24_weight", "sub4_weight"):
+            _at_least(f"loss.{key}", getattr(self, key), 0)
+        for key in ("ohem_threshold", "ohem_min_kept"):
+            _share(f"loss.{key}", getattr(self, key))
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer."""
+
+    name: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9  # sgd
+    nesterov: bool = False  # sgd
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw
+    weight_decay: float = 1e-4
+    head_lr_mult: float = 1.0  # learning rate of sub1 and the head in units of lr
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _choose("optim", self.name, ("sgd", "adamw"))
+        _above("optim.lr", self.lr, 0)
+        _above("optim.head_lr_mult", self.head_lr_mult, 0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        _share("optim.momentum", self.momentum)
+
+
+@dataclass
+class SchedulerConfig:
+    """The learning rate over time."""
+
+    name: str = "cosine"
+    warmup_epochs: int = 3  # cosine: epochs of linear warm-up
+    power: float = 0.9  # poly
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _choose("scheduler", self.name, ("cosine", "poly", "constant"))
+        _at_least("scheduler.warmup_epochs", self.warmup_epochs, 0)
+        _above("scheduler.power", self.power, 0)
+
+
+@dataclass
+class TrainerConfig:
+    """Devices, length and bookkeeping of a run; handed to Lightning's Trainer."""
+
+    accelerator: str = "auto"
+    devices: Any = 1  # a count, or a list of indices
+    batch_size: int = 7  # per device; data.batch_size follows it
+    precision: str = "32-true"
+    max_epochs: int = 200
+    max_steps: int = -1  # optimizer steps; -1 = no bound
+    val_every_n_epochs: int = 1
+    log_every_n_steps: int = 10
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float = 0.0  # largest norm of the gradient; 0 = off
+    sync_batchnorm: bool = False  # statistics over all devices; ignored on one
+    deterministic: bool = False
+    limit_train_batches: float | None = None  # null = all; up to 1.0 a share, above a count
+    limit_val_batches: float | None = None
+    progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        for key in ("batch_size", "max_epochs", "val_every_n_epochs", "log_every_n_steps", "accumulate_grad_batches"):
+            _at_least(f"trainer.{key}", getattr(self, key), 1)
+        _at_least("trainer.max_steps", self.max_steps, -1)
+        _at_least("trainer.gradient_clip_val", self.gradient_clip_val, 0)
+
+
+@dataclass
+class CallbackConfig:
+    """What watches a run."""
+
+    checkpoint_every_n_steps: int = 0  # a further last.ckpt inside the epoch; 0 = at the end of epochs only
+    pictures: int = 4  # validation images drawn beside label and prediction at each validation; 0 = off
+    ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
+    early_stop_patience: int = 0  # validations without a better val/miou before the run stops; 0 = off
+    device_stats: bool = False  # log memory and utilization of the device
+    throughput_warmup_steps: int = 10  # steps left out of images/s
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("checkpoint_every_n_steps", "pictures", "early_stop_patience", "throughput_warmup_steps"):
+            _at_least(f"callbacks.{key}", getattr(self, key), 0)
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"callbacks.ema_decay={self.ema_decay} is out of range; give a number from 0 to below 1")
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go."""
+
+    tensorboard: bool = True
+    csv: bool = True
+    wandb: bool = False
+    mlflow: bool = False
+    project: str = "icnet"  # wandb and mlflow
+
+
+@dataclass
+class TrainConfig:
+    """Everything ``train.py`` reads."""
+
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    loss: LossConfig = MISSING
+    optim: OptimConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    callbacks: CallbackConfig = field(default_factory=CallbackConfig)
+    logger: LoggerConfig = MISSING
+    seed: int = 1
+    resume: str | None = None  # PATH of a checkpoint, or auto
+    output_dir: str = MISSING  # this run's folder
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("seed", self.seed, 0)
+
+
+@dataclass
+class InferenceConfig:
+    """How an evaluation turns an image into labels."""
+
+    scales: list[float] = field(default_factory=lambda: [1.0])  # sizes of the image whose probabilities are averaged
+    flip: bool = False  # average with the mirrored image
+    sliding_window: list[int] | None = None  # (H, W) of overlapping windows; null = the whole image at once
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not self.scales:
+            raise UserError("eval.scales=[] is empty; give at least one scale, such as [1.0]")
+        for scale in self.scales:
+            _above("eval.scales", scale, 0)
+        if self.sliding_window is not None:
+            if len(self.sliding_window) != 2:
+                raise UserError(f"eval.sliding_window={list(self.sliding_window)} is not a size; give [height,width]")
+            for side in self.sliding_window:
+                _at_least("eval.sliding_window", side, 64)
+
+
+@dataclass
+class DataOverrides:
+    """``data=checkpoint``: what the checkpoint was trained on; keys that are not null replace the checkpoint's."""
+
+    name: None = None
+    root: str | None = None
+    val_split: str | None = None
+    label_kind: str | None = None
+    classes: str | None = None
+    eval_batch_size: int | None = None
+    workers: int | None = None
+
+
+@dataclass
+class EvalConfig:
+    """Everything ``eval.py`` reads."""
+
+    ckpt: str | None = None  # null = the newest best checkpoint below outputs/
+    data: Any = MISSING
+    trainer: TrainerConfig = MISSING
+    eval: InferenceConfig = field(default_factory=InferenceConfig)
+    save_pictures: bool = False
+    save_label_ids: bool = False
+    seed: int = 1
+    output_dir: str = MISSING
+
+
+@dataclass
+class ExportOptions:
+    """The exported graph."""
+
+    height: int = 1024  # rows of the input in pixels
+    width: int = 2048
+    batch: Any = 1  # images per call: a number, or dynamic
+    dynamic_size: bool = False  # leave height and width open
+    opset: int = 17  # 11 (what older Ascend tools take) to the newest that the installed onnx writes
+    head: str = "logits"  # logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W)
+    normalize: bool = False  # true: uint8 RGB goes in; false: normalised float32
+    images: str | None = None  # file, folder or glob to verify on; null = the checkpoint's data, or synthetic scenes
+
+    def __post_init__(self) -> None:
+        """Check names and ranges; the opset's and sizes' are the exporter's."""
+        _choose("export.head", self.head, ("logits", "argmax"))
+        if self.batch != "dynamic" and (type(self.batch) is not int or self.batch < 1):
+            raise UserError(f"export.batch={self.batch} is out of range; give a number from 1, or dynamic")
+
+
+@dataclass
+class ExportConfig:
+    """Everything ``export.py`` reads."""
+
+    ckpt: str | None = None  # null = the newest best checkpoint below outputs/
+    output: str = "ICNet.onnx"  # relative to the current folder
+    export: ExportOptions = field(default_factory=ExportOptions)
+
+
+@dataclass
+class DemoConfig:
+    """Everything ``demo.py`` reads."""
+
+    ckpt: str | None = None  # null = the newest best checkpoint below outputs/; .onnx files too
+    input: str | None = None  # an image, a video, a folder of images, or a quoted glob; has to be given
+    output: str = MISSING  # folder
+    device: str = "auto"  # auto = an accelerator where there is one; or cpu, cuda, cuda:1, npu, ...
+    alpha: float = 0.5  # opacity of the colours on the overlay
+    eval: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _share("alpha", self.alpha)

@@ -1,0 +1,269 @@
+"""From paths of images and label masks to samples: reading, checking, converting label ids, augmenting."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from icnet.data.labels import IGNORE_INDEX, ClassTable
+from icnet.errors import UserError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+# What a complete file ends with (some writers append a few bytes of their own, hence TAIL).
+PNG_END = b"IEND\xaeB`\x82"
+JPEG_END = b"\xff\xd9"
+TAIL = 4096
+
+# https://www.w3.org/TR/png-3/#11IHDR: byte 24 is the bit depth, byte 25 the colour type.
+PNG_COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
+
+
+class SamplePaths(NamedTuple):
+    """Where one sample lies; ``mask`` is None for images without labels."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+def check_root(root: str | Path | None, holds: str) -> Path:
+    """Turn ``data.root`` into an existing folder.
+
+    Args:
+        root: What the user gave.
+        holds: What the folder has to hold, for the message.
+
+    Raises:
+        UserError: No folder was given, or it does not exist.
+    """
+    if not root:
+        raise UserError(f"data.root is not given; set it to the folder that holds {holds}, or try data=street")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"data.root={root} is not a folder; give the folder that holds {holds}, or try data=street")
+    return folder
+
+
+def check_split(split: str, known: Sequence[str]) -> None:
+    """Refuse names of splits that the data set does not have.
+
+    Raises:
+        UserError: ``split`` is not in ``known``.
+    """
+    if split not in known:
+        raise UserError(
+            f"split {split} is unknown; set data.train_split and data.val_split to one of {', '.join(known)}"
+        )
+
+
+def pair_up(
+    images: Mapping[str, Path], masks: Mapping[str, Path], *, hint: str, unlabelled: bool = False
+) -> list[SamplePaths]:
+    """Match images to label masks by name.
+
+    Args:
+        images: Name to image file.
+        masks: Name to mask file, under the same names.
+        hint: What to do about unmatched files; ends the message.
+        unlabelled: Whether images may lack a mask.
+
+    Returns:
+        One entry per image, sorted by path.
+
+    Raises:
+        UserError: There are images without mask, or masks without image.
+    """
+    for some, others, what, lacks in ((images, masks, "image", "label"), (masks, images, "label", "image")):
+        alone = sorted(some[name] for name in some.keys() - others.keys())
+        if alone and not (unlabelled and some is images):
+            raise UserError(f"{len(alone)} {what} file(s) have no {lacks}, the first is {alone[0]}; {hint}")
+    return [SamplePaths(name, path, masks.get(name)) for name, path in sorted(images.items(), key=lambda item: item[1])]
+
+
+def _read(path: Path) -> bytes:
+    """Read a file, refusing PNG and JPEG files that end early (some OpenCV versions fill the missing rows)."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); restore the file or remove it from the set"
+        ) from None
+    for signature, end in ((PNG_SIGNATURE, PNG_END), (JPEG_SIGNATURE, JPEG_END)):
+        if data.startswith(signature) and end not in data[-TAIL:]:
+            raise UserError(f"{path} is truncated after {len(data)} bytes; copy or download it again")
+    return data
+
+
+def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # empty, or larger than OpenCV accepts
+        pixels = None
+    if pixels is None:
+        raise UserError(f"{path} cannot be decoded as an image ({len(data)} bytes); copy or download it again")
+    return pixels
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a colour image of any format that OpenCV knows.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: The file is missing, truncated or not an image.
+    """
+    return _decode(path, _read(path), cv2.IMREAD_COLOR_RGB)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a label mask: a PNG with one 8-bit label id per pixel, stored as gray values or as palette indices.
+
+    Returns:
+        (H, W) uint8 stored label ids.
+
+    Raises:
+        UserError: The file is missing, truncated, or holds something other than one 8-bit index per pixel.
+    """
+    data = _read(path)
+    if not data.startswith(PNG_SIGNATURE) or len(data) < 33:
+        raise UserError(f"label mask {path} is not a PNG file; save masks as single-channel 8-bit PNG")
+    depth, color_type = data[24], data[25]
+    if color_type == 3:  # OpenCV would return the palette's colours
+        try:
+            with Image.open(BytesIO(data)) as image:
+                return np.array(image)
+        except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+            raise UserError(f"{path} cannot be decoded as an image; copy or download it again") from None
+    if color_type != 0 or depth != 8:  # fewer bits of gray would be stretched to 0-255
+        kind = f"{depth}-bit {PNG_COLOR_TYPES.get(color_type, 'unknown')}"
+        raise UserError(
+            f"label mask {path} is {kind}; masks hold one label id per pixel: save it as 8-bit gray or palette PNG"
+        )
+    return _decode(path, data, cv2.IMREAD_UNCHANGED)
+
+
+class SegmentationDataset(Dataset[dict[str, Any]]):
+    """Images with train-id masks.
+
+    A sample's randomness is a function of (seed, epoch, index) alone, so neither the number of workers nor a resume
+    changes a bit of it. Label ids are checked on the whole mask, before any crop, in training too (about 1 ms).
+
+    A subclass whose samples are not files (``street``) overrides :meth:`load`.
+
+    Args:
+        samples: Where the samples lie.
+        classes: The classes that the train ids stand for.
+        label_table: (256,) int16, stored label id to train id; 255 = ignored, -1 = may not occur.
+        transform: Augmentation, called with ``image`` and ``mask`` and returning both in a dict, drawing from the
+            generators that its ``set_random_state`` receives (an ``albumentations.Compose`` does); None = whole images.
+        seed: Seed of the augmentation.
+        title: How messages and reports call this data set, such as "cityscapes (val)".
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[SamplePaths],
+        classes: ClassTable,
+        label_table: np.ndarray,
+        transform: Callable[..., dict[str, Any]] | None = None,
+        seed: int = 0,
+        title: str = "data",
+    ) -> None:
+        train_ids = label_table[(label_table >= 0) & (label_table != IGNORE_INDEX)]
+        if label_table.shape != (256,) or (train_ids >= len(classes)).any():
+            raise ValueError(f"the label table needs 256 entries, each -1, {IGNORE_INDEX} or below {len(classes)}")
+        self.samples = samples
+        self.classes = classes
+        self.transform = transform
+        self.seed = seed
+        self.title = title
+        self._forbidden = (label_table < 0).astype(np.uint8)
+        self._to_train_id = np.where(label_table < 0, IGNORE_INDEX, label_table).astype(np.uint8)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.samples)
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a sample as it is stored.
+
+        Returns:
+            (H, W, 3) uint8 RGB image and (H, W) uint8 stored label ids, or None if there are no labels.
+
+        Raises:
+            UserError: A file is missing or damaged, or not a mask.
+        """
+        sample = self.samples[index]
+        return read_image(sample.image), None if sample.mask is None else read_mask(sample.mask)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return one sample.
+
+        Args:
+            key: The index, or (index, epoch); the epoch only matters to the augmentation.
+
+        Returns:
+            ``image`` (3, H, W) uint8 RGB, ``mask`` (H, W) uint8 train ids (255 = ignored; everywhere if there are no
+            labels), ``name`` and ``index``.
+
+        Raises:
+            UserError: A file cannot be used; the message names it.
+        """
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        image, label_ids = self.load(index)
+        if label_ids is None:
+            mask = np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
+        else:
+            mask = self._train_ids(self.samples[index], image, label_ids)
+        if self.transform is not None:
+            self._seed_transform(index, epoch)
+            augmented = self.transform(image=image, mask=mask)
+            image, mask = augmented["image"], augmented["mask"]
+        return {
+            "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
+            "mask": torch.from_numpy(np.ascontiguousarray(mask)),
+            "name": self.samples[index].name,
+            "index": index,
+        }
+
+    def _train_ids(self, sample: SamplePaths, image: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
+        if label_ids.shape != image.shape[:2]:
+            raise UserError(
+                f"{sample.image} is {image.shape[1]}x{image.shape[0]} (width x height) but its label mask "
+                f"{sample.mask} is {label_ids.shape[1]}x{label_ids.shape[0]}; both need the same size"
+            )
+        if cv2.countNonZero(cv2.LUT(label_ids, self._forbidden)):  # 6 times faster than np.unique or np.bincount
+            found = [value for value in np.unique(label_ids).tolist() if self._forbidden[value]]
+            allowed = np.flatnonzero(self._forbidden == 0).tolist()
+            raise UserError(
+                f"label mask {sample.mask} holds label ids {_spans(found)}, but {self.title} allows {_spans(allowed)}; "
+                "correct the mask, or the key that says how masks are stored (data.label_kind or data.classes)"
+            )
+        return cv2.LUT(label_ids, self._to_train_id)
+
+    def _seed_transform(self, index: int, epoch: int) -> None:
+        # Not Compose.set_random_seed: it starts every transform from the same number, so that flip, scale and blur
+        # would be decided by one and the same draw.
+        generator = np.random.default_rng((self.seed, epoch, index))
+        shared = random.Random(int(generator.integers(2**63)))  # noqa: S311 (augmentation, not cryptography)
+        self.transform.set_random_state(generator, shared)  # type: ignore[union-attr]
+
+
+def _spans(values: Sequence[int]) -> str:
+    """Write sorted integers with their runs folded, such as ``0-10, 255``."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

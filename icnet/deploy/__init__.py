@@ -1,0 +1,1 @@
+"""Trained networks at work: inference, ONNX export, the demo."""

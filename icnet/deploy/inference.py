@@ -1,0 +1,112 @@
+"""From images to class scores: several scales, mirroring and sliding windows."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from icnet.errors import UserError
+from icnet.models.icnet import MIN_SIDE
+
+
+class Inference:
+    """Segments images at several scales, mirrored, and window by window, and averages the class probabilities.
+
+    With the defaults the logits come back untouched: same labels, one softmax less. Images with a side below 64 pixels
+    are enlarged for the network and the scores shrunk back.
+
+    Args:
+        scales: Factors on the image's size; a factor that would leave a side below 64 pixels is raised.
+        flip: Whether every scale also sees the mirrored image.
+        sliding_window: (height, width) of windows that overlap by at least a third of their size and are spread
+            evenly from border to border; None for the whole image at once. A window larger than the image shrinks to
+            it.
+
+    Raises:
+        UserError: If a scale is not positive, or a window is smaller than 64 pixels.
+    """
+
+    def __init__(
+        self, scales: Sequence[float] = (1.0,), flip: bool = False, sliding_window: Sequence[int] | None = None
+    ) -> None:
+        if not scales or min(scales) <= 0:
+            raise UserError(f"eval.scales={list(scales)} is out of range; give factors above 0, such as [0.75,1.0]")
+        if sliding_window is not None and (len(sliding_window) != 2 or min(sliding_window) < MIN_SIDE):
+            raise UserError(
+                f"eval.sliding_window={list(sliding_window)} is no window; "
+                f"give [height,width] of at least {MIN_SIDE} pixels each"
+            )
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.window = None if sliding_window is None else (sliding_window[0], sliding_window[1])
+
+    def __call__(self, segment: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """Segment a batch.
+
+        Args:
+            segment: (N, 3, h, w) uint8 to (N, C, h, w) logits, such as a ``Segmenter``.
+            image: (N, 3, H, W) uint8 RGB.
+
+        Returns:
+            (N, C, H, W) scores whose largest one tells the class: probabilities, or with the defaults logits.
+        """
+        size = (image.shape[2], image.shape[3])
+        if self.scales == (1.0,) and not self.flip and self.window is None:
+            return _resize(segment(_scaled(image, 1.0)), size)
+        return _mean(self._views(segment, image, size))
+
+    def _views(self, segment: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield the class probabilities that every scale and direction gives for the image, at its size."""
+        for scale in self.scales:
+            scaled = _scaled(image, scale)
+            yield _resize(self._windows(segment, scaled), size)
+            if self.flip:
+                yield _resize(self._windows(segment, scaled.flip(3)).flip(3), size)
+
+    def _windows(self, segment: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """Return the class probabilities of (N, 3, H, W), the mean of all windows that see a pixel."""
+        height, width = image.shape[2], image.shape[3]
+        if self.window is None or (height <= self.window[0] and width <= self.window[1]):
+            return segment(image).float().softmax(1)
+        windows = [(rows, cols) for rows in _spans(height, self.window[0]) for cols in _spans(width, self.window[1])]
+        seen = torch.zeros(1, 1, height, width, device=image.device)
+        for i, (rows, cols) in enumerate(windows):
+            scores = segment(image[:, :, rows, cols]).float().softmax(1)
+            if i == 0:
+                total = scores.new_zeros(len(image), scores.shape[1], height, width)
+            total[:, :, rows, cols] += scores
+            seen[:, :, rows, cols] += 1
+        return total / seen
+
+
+def _mean(parts: Iterator[Tensor]) -> Tensor:
+    total, count = next(parts), 1
+    for part in parts:  # one at a time: a full-size one takes 160 MB
+        total, count = total + part, count + 1
+    return total / count
+
+
+def _spans(size: int, window: int) -> Iterator[slice]:
+    """Place windows of one length evenly over a side, border to border, a third or more shared between neighbours."""
+    window = min(window, size)
+    step = window - (window + 2) // 3  # the overlap rounded up
+    count = -(-(size - window) // step) + 1
+    for i in range(count):
+        start = round(i * (size - window) / max(count - 1, 1))
+        yield slice(start, start + window)
+
+
+def _scaled(image: Tensor, scale: float) -> Tensor:
+    """Resize uint8 images by a factor, or by more where a side would fall below 64 pixels."""
+    height, width = image.shape[2], image.shape[3]
+    factor = max(scale, MIN_SIDE / min(height, width))
+    size = (max(round(height * factor), MIN_SIDE), max(round(width * factor), MIN_SIDE))
+    if size == (height, width):
+        return image
+    return _resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    # Pixel centres aligned, as everything that resizes images does; a size, not a factor, for the sake of NPUs.
+    return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,116 @@
+"""What is measured on a data set: the official mIoU and its relatives, and the base implementation's running mean."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+from torchmetrics.utilities import dim_zero_cat
+
+
+class RunningMeanIoU(Metric):
+    """The figure that the base implementation and its Ascend port report as mIoU.
+
+    After every image it takes the mIoU of everything counted so far, where a class not seen yet counts as 0, and in
+    the end the mean of these running values. It is biased by the order of the images and is not the official mIoU;
+    it exists for comparison with tables that were made with it. Here an image always counts by itself and in the order
+    of its index in the data set, so the value depends neither on the batch size nor on the number of devices.
+
+    Args:
+        num_classes: Number of classes.
+        ignore_index: Label that does not count.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    confusion: list[Tensor]
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.add_state("index", [], dist_reduce_fx="cat")
+        self.add_state("confusion", [], dist_reduce_fx="cat")
+
+    def update(self, preds: Tensor, target: Tensor, index: Tensor) -> None:
+        """Count images.
+
+        Args:
+            preds: (N, H, W) integer class ids.
+            target: (N, H, W) integer train ids.
+            index: (N,) position of each image in the data set.
+        """
+        self.index.append(index.to(preds.device))
+        classes = self.num_classes
+        for pred, truth in zip(preds, target, strict=True):
+            # Ignored pixels go to a bin of their own behind the others, so that no shape depends on the data.
+            pair = torch.where(truth == self.ignore_index, classes**2, truth.long() * classes + pred.long())
+            counts = torch.bincount(pair.flatten(), minlength=classes**2 + 1)[:-1]
+            self.confusion.append(counts.view(1, classes, classes))
+
+    def compute(self) -> Tensor:
+        """Return the mean of the running values, 0-1."""
+        if not self.index:
+            return torch.tensor(float("nan"), device=self.device)
+        order = torch.argsort(dim_zero_cat(self.index))
+        so_far = dim_zero_cat(self.confusion)[order].cumsum(0).float()
+        hits = so_far.diagonal(dim1=1, dim2=2)
+        union = so_far.sum(1) + so_far.sum(2) - hits
+        return (hits / union.clamp(min=1)).mean(1).mean()
+
+
+def segmentation_metrics(num_classes: int, ignore_index: int) -> MetricCollection:
+    """Build the metrics that are updated with (preds, target).
+
+    ``miou`` is the official figure (cityscapesScripts): intersection over union from the confusion matrix of the whole
+    data set, averaged over the classes that occur in labels or predictions. ``confusion`` has labels in rows and
+    predictions in columns; everything else can be computed from it.
+
+    Args:
+        num_classes: Number of classes.
+        ignore_index: Label that does not count.
+    """
+    return MetricCollection(
+        {
+            "miou": MulticlassJaccardIndex(num_classes, average="macro", ignore_index=ignore_index, validate_args=False),
+            "confusion": MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False),
+        },
+        compute_groups=[["miou", "confusion"]],
+    )
+
+
+def iou_per_class(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class.
+
+    Args:
+        confusion: (C, C) counts, labels in rows.
+
+    Returns:
+        (C,) float64, 0-1; NaN for a class absent from labels and predictions.
+    """
+    counts = confusion.cpu().double()
+    hits = counts.diagonal()
+    return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
+def pixel_accuracy(confusion: Tensor) -> Tensor:
+    """Share of the labelled pixels that are right: a float64 scalar, NaN if there are none."""
+    counts = confusion.cpu().double()
+    return counts.diagonal().sum() / counts.sum()
+
+
+def iou_per_category(confusion: Tensor, categories: Sequence[str]) -> dict[str, float]:
+    """Intersection over union after merging the classes of each category (cityscapesScripts' second score).
+
+    Args:
+        confusion: (C, C) counts.
+        categories: The category of each class.
+
+    Returns:
+        Category to IoU, in order of first appearance.
+    """
+    names = list(dict.fromkeys(categories))
+    member = torch.tensor([[float(category == name) for category in categories] for name in names]).double()
+    merged = member @ confusion.cpu().double() @ member.t()
+    return dict(zip(names, iou_per_class(merged).tolist(), strict=True))

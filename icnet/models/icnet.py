@@ -1,0 +1,71 @@
+"""ICNet (Zhao et al., ECCV 2018, arXiv 1704.08545) in the form of its best-known PyTorch implementation."""
+
+from torch import Tensor, nn
+
+from icnet.errors import UserError
+from icnet.models.backbone import ResNet
+from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidPooling, resize
+
+MIN_SIDE = 64  # the quarter-resolution branch shrinks by 32: below this nothing is left to pool or normalise
+
+
+class ICNet(nn.Module):
+    """Image cascade network: three branches see the image at full, half and quarter resolution.
+
+    The full image passes three cheap convolutions (sub1), the half image the first half of the backbone (sub2), the
+    quarter image all of it (sub4); two cascade feature fusions bring them together. Both smaller branches share the
+    backbone's weights, and each runs only the layers whose result is used.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: One of ``icnet.models.backbone.BLOCKS``.
+
+    Shape:
+        Input (N, 3, H, W) normalised float, H and W at least 64. In evaluation mode returns logits
+        (N, num_classes, H, W); in training mode a dict of logits at 1/4 (``sub124``), 1/8 (``sub24``) and 1/16
+        (``sub4``) of the size, rounded up.
+    """
+
+    def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.sub1 = nn.Sequential(
+            ConvBNReLU(3, 32, 3, stride=2), ConvBNReLU(32, 32, 3, stride=2), ConvBNReLU(32, 64, 3, stride=2)
+        )
+        self.backbone = ResNet(backbone)
+        self.pyramid_pooling = PyramidPooling()
+        self.cff_24 = CascadeFeatureFusion(self.backbone.out_channels, self.backbone.mid_channels, 128, num_classes)
+        self.cff_12 = CascadeFeatureFusion(128, 64, 128, num_classes)
+        self.classifier = nn.Conv2d(128, num_classes, 1, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        """Segment; see the class for shapes.
+
+        Raises:
+            UserError: If a side of the image is shorter than 64 pixels.
+        """
+        height, width = image.shape[2], image.shape[3]
+        if height < MIN_SIDE or width < MIN_SIDE:
+            raise UserError(
+                f"an image of {height}x{width} (height x width) is too small for ICNet; "
+                f"give at least {MIN_SIDE}x{MIN_SIDE}, for example by resizing it"
+            )
+        sub1 = self.sub1(image)
+        sub2 = self.backbone.forward_mid(resize(image, (height // 2, width // 2)))
+        sub4 = self.pyramid_pooling(self.backbone(resize(image, (height // 4, width // 4))))
+        sub24, aux_sub4 = self.cff_24(sub4, sub2)
+        sub124, aux_sub24 = self.cff_12(sub24, sub1)
+        # A 1x1 convolution without bias commutes with a bilinear resize: classify first, resize 19 channels, not 128.
+        logits = self.classifier(sub124)
+        logits = resize(logits, (2 * logits.shape[2], 2 * logits.shape[3]))
+        if self.training:
+            return {"sub124": logits, "sub24": aux_sub24, "sub4": aux_sub4}
+        return resize(logits, (height, width))
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that ImageNet weights exist for; the rest is sub1 and the head."""
+        return list(self.backbone.parameters())
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of sub1, the fusions and the classifiers."""
+        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]

@@ -1,0 +1,172 @@
+"""The building blocks of ICNet."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for images scaled to 0-1
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly with aligned corners, as every resize of the network does.
+
+    The target is always given as a size, never as a factor: Ascend NPUs do not support the latter.
+
+    Args:
+        x: (N, C, H, W) floating point.
+        size: (height, width) of the result.
+    """
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+class ImageNormalizer(nn.Module):
+    """Turn uint8 RGB images into the network's input, on whatever device they are.
+
+    Args:
+        mean: Per channel, of images scaled to 0-1.
+        std: Per channel, likewise.
+
+    Shape:
+        (N, 3, H, W) uint8 or floating point 0-255 to the same shape in the dtype of the buffers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise; see the class for shapes."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch normalisation and, unless switched off, ReLU.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel_size: 1 or 3; the padding keeps the size at stride 1.
+        stride: Of the convolution.
+        dilation: Of the convolution.
+        relu: Whether a ReLU follows.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1,
+        relu: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return self.relu(self.bn(self.conv(x)))
+
+
+def pooling_matrix(size: int, bins: int) -> Tensor:
+    """Build the matrix that pools a row of ``size`` values adaptively to ``bins`` and resizes it back bilinearly.
+
+    Adaptive average pooling and bilinear resizing are linear, and separable in height and width, so both together are
+    one matrix per axis. Bin k averages the values from floor(k size / bins) up to ceil((k + 1) size / bins), as
+    ``torch.nn.functional.adaptive_avg_pool2d`` does; the resize aligns corners.
+
+    Args:
+        size: Length of the axis.
+        bins: Pooled length.
+
+    Returns:
+        (size, size) float64 on the CPU; every row sums to 1.
+    """
+    position = torch.arange(size)
+    k = torch.arange(bins)
+    first = (k * size) // bins
+    last = ((k + 1) * size + bins - 1) // bins
+    inside = (position >= first[:, None]) & (position < last[:, None])
+    pool = inside.double() / (last - first)[:, None].double()
+    # Aligned corners: output i looks at pooled position i (bins - 1) / (size - 1).
+    source = position.double() * (bins - 1) / max(size - 1, 1)
+    spread = F.relu(1 - (source[:, None] - k.double()).abs())  # not clamp: ONNX Runtime lacks Clip-11 for doubles
+    return spread @ pool
+
+
+class PyramidPooling(nn.Module):
+    """Add to the features their own averages over grids of several sizes (PSPNet's pooling, summed, no convolutions).
+
+    Equal to ``x + sum(resize(adaptive_avg_pool2d(x, b), x.shape) for b in bins)``, written as matrix products: exact,
+    and free of adaptive pooling, which ONNX lacks for sizes that the bins do not divide.
+
+    Args:
+        bins: The grid sizes.
+
+    Shape:
+        (N, C, H, W) to the same shape.
+    """
+
+    def __init__(self, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        self.symbolic_size = False  # an export with dynamic height and width sets it: matrices built inside the graph
+        self._cache: dict[tuple[int, torch.dtype, torch.device], list[Tensor]] = {}
+
+    def _matrices(self, size: int, like: Tensor) -> list[Tensor]:
+        """One (size, size) matrix per bin count, in the dtype and on the device of ``like``."""
+        if torch.compiler.is_compiling() or (self.symbolic_size and torch.jit.is_tracing()):
+            return [pooling_matrix(size, bins).to(like) for bins in self.bins]  # the size may be symbolic here
+        size = int(size)  # a tensor under torch.jit.trace
+        key = (size, like.dtype, like.device)
+        if key not in self._cache:
+            if len(self._cache) >= 16:  # images of ever new sizes must not fill the memory
+                self._cache.clear()
+            with torch.inference_mode(False):
+                self._cache[key] = [pooling_matrix(size, bins).to(like) for bins in self.bins]
+        return self._cache[key]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool and add; see the class for shapes."""
+        rows = self._matrices(x.shape[2], x)
+        columns = self._matrices(x.shape[3], x)
+        out = x
+        for row, column in zip(rows, columns, strict=True):
+            out = out + row @ x @ column.t()
+        return out
+
+
+class CascadeFeatureFusion(nn.Module):
+    """Fuse coarse features into finer ones (the paper's CFF unit).
+
+    Args:
+        low_channels: Channels of the coarse features.
+        high_channels: Channels of the fine features.
+        out_channels: Channels of the result.
+        num_classes: Channels of the auxiliary logits, which are read off the coarse arm before the sum.
+    """
+
+    def __init__(self, low_channels: int, high_channels: int, out_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.low = ConvBNReLU(low_channels, out_channels, 3, dilation=2, relu=False)
+        self.high = ConvBNReLU(high_channels, out_channels, 1, relu=False)
+        self.aux_classifier = nn.Conv2d(out_channels, num_classes, 1, bias=False)
+
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Fuse.
+
+        Args:
+            low: (N, low_channels, h, w).
+            high: (N, high_channels, H, W).
+
+        Returns:
+            (N, out_channels, H, W) fused features, and in training (N, num_classes, H, W) auxiliary logits.
+        """
+        coarse = self.low(resize(low, (high.shape[2], high.shape[3])))
+        aux = self.aux_classifier(coarse) if self.training else None
+        return F.relu(coarse + self.high(high)), aux

@@ -1,0 +1,60 @@
+"""Optimizers with the recipe's two parameter groups, and its schedules."""
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
+
+
+def parameter_groups(
+    backbone: Sequence[nn.Parameter], head: Sequence[nn.Parameter], lr: float, head_lr_mult: float
+) -> list[dict[str, object]]:
+    """Split the network into ``backbone``, trained at ``lr``, and ``head`` (sub1, fusions, classifiers).
+
+    Args:
+        backbone: Parameters that ImageNet weights exist for.
+        head: The others.
+        lr: Learning rate.
+        head_lr_mult: Learning rate of ``head`` in units of ``lr``.
+    """
+    return [
+        {"params": list(backbone), "lr": lr, "name": "backbone"},
+        {"params": list(head), "lr": lr * head_lr_mult, "name": "head"},
+    ]
+
+
+def sgd(groups: list[dict[str, object]], momentum: float, weight_decay: float, *, nesterov: bool) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return SGD(groups, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+
+def adamw(groups: list[dict[str, object]], betas: tuple[float, float], weight_decay: float) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
+    return AdamW(groups, betas=betas, weight_decay=weight_decay)
+
+
+def warmup_cosine_factor(epoch: int, epochs: int, warmup: int) -> float:
+    """Learning rate of an epoch in units of the base one, as in the recipe behind the published tables.
+
+    (e + 1) / (W + 1) in the W epochs of warm-up, then 0.5 (1 + cos(pi (e - W) / (E - W))).
+
+    Args:
+        epoch: e, from 0.
+        epochs: E, of the whole run.
+        warmup: W.
+    """
+    if epoch < warmup:
+        return (epoch + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * min((epoch - warmup) / max(epochs - warmup, 1), 1.0)))
+
+
+def warmup_cosine(optimizer: Optimizer, epochs: int, warmup: int) -> LambdaLR:
+    """Per-epoch warm-up and cosine; see ``warmup_cosine_factor``."""
+    return LambdaLR(optimizer, lambda epoch: warmup_cosine_factor(epoch, epochs, warmup))
+
+
+def poly(optimizer: Optimizer, steps: int, power: float) -> PolynomialLR:
+    """Per-step polynomial decay, (1 - step / steps) ^ power, of the paper and the base implementation."""
+    return PolynomialLR(optimizer, total_iters=steps, power=power)

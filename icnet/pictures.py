@@ -1,0 +1,103 @@
+"""Pictures of label maps: overlays, legends, comparisons; each an (H, W, 3) uint8 RGB array."""
+
+from collections.abc import Collection, Sequence
+
+import cv2
+import numpy as np
+
+from icnet.data.labels import IGNORE_INDEX, ClassTable
+
+PAPER = (250, 250, 250)
+INK = (30, 30, 30)
+FRAME = (150, 150, 150)
+CORRECT, WRONG, IGNORED = (69, 117, 180), (215, 48, 39), (220, 220, 220)  # blue and red: safe for the colour-blind
+
+_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+_ROW, _SWATCH, _PAD = 26, 30, 8  # pixels
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, alpha: float = 0.5) -> np.ndarray:
+    """Tint an image with the colours of its classes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) integer train ids; pixels outside the table (such as ignore) keep the image.
+        classes: The classes.
+        alpha: Opacity of the colours, 0-1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    tinted = cv2.addWeighted(classes.colorize(mask), alpha, image, 1 - alpha, 0)
+    return np.where((mask < len(classes))[..., None], tinted, image)
+
+
+def legend(classes: ClassTable, present: Collection[int] | None = None, width: int = 640) -> np.ndarray:
+    """Draw the names and colours of classes in as many columns as fit.
+
+    Args:
+        classes: The classes; OpenCV's font draws ASCII names.
+        present: The train ids to list; None for all. Ids outside the table are left out.
+        width: Of the picture in pixels; a name that needs more widens it.
+
+    Returns:
+        (rows, width, 3) uint8 RGB on a light background.
+    """
+    listed = [i for i in range(len(classes)) if present is None or i in present]
+    text_widths = [cv2.getTextSize(classes.names[i], _FONT, _FONT_SCALE, 1)[0][0] for i in listed]
+    column = _SWATCH + 3 * _PAD + max(text_widths, default=0)
+    columns = max(1, (width - _PAD) // column)
+    rows = max(1, -(-len(listed) // columns))
+    picture = np.full((rows * _ROW + _PAD, max(width, column + _PAD), 3), PAPER, np.uint8)
+    for place, i in enumerate(listed):
+        # Down the columns first: lists are read downwards.
+        x, y = _PAD + place // rows * column, _PAD // 2 + place % rows * _ROW
+        corners = ((x, y + 4), (x + _SWATCH, y + _ROW - 4))
+        cv2.rectangle(picture, *corners, classes.palette[i], cv2.FILLED)
+        cv2.rectangle(picture, *corners, FRAME, 1)
+        cv2.putText(
+            picture, classes.names[i], (x + _SWATCH + _PAD, y + _ROW - 8), _FONT, _FONT_SCALE, INK, 1, cv2.LINE_AA
+        )
+    return picture
+
+
+def error_map(preds: np.ndarray, target: np.ndarray, ignore_index: int = IGNORE_INDEX) -> np.ndarray:
+    """Show where a prediction is right (blue), wrong (red) and not counted (grey).
+
+    Args:
+        preds: (H, W) integer train ids.
+        target: (H, W) integer train ids.
+        ignore_index: The target value that is not counted.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    colours = np.array([WRONG, CORRECT, IGNORED], np.uint8)
+    return colours[np.where(target == ignore_index, 2, (preds == target).astype(np.intp))]
+
+
+def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), gap: int = 4) -> np.ndarray:
+    """Put pictures in a row, all as high as the first.
+
+    Args:
+        pictures: (H, W, 3) uint8 RGB each, of any size.
+        titles: One line of text above each; empty for none.
+        gap: Light pixels between neighbours.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    height = pictures[0].shape[0]
+    row: list[np.ndarray] = []
+    for i, picture in enumerate(pictures):
+        if picture.shape[0] != height:
+            width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        if titles:
+            head = np.full((_ROW, picture.shape[1], 3), PAPER, np.uint8)
+            cv2.putText(head, titles[i], (_PAD // 2, _ROW - 8), _FONT, _FONT_SCALE, INK, 1, cv2.LINE_AA)
+            picture = np.vstack([head, picture])
+        if i:
+            row.append(np.full((picture.shape[0], gap, 3), PAPER, np.uint8))
+        row.append(picture)
+    return np.hstack(row)

@@ -1,0 +1,93 @@
+"""A person's own folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icnet.data.dataset import SegmentationDataset
+from icnet.data.folder import list_samples, load_classes
+from icnet.errors import UserError
+
+ROAD = "{name: road, color: [128, 64, 128]}"
+
+
+def test_folder_gives_samples(folder_root: Path) -> None:
+    samples = list_samples(folder_root, "train")
+    classes, table = load_classes(folder_root)
+    assert [sample.image.name for sample in samples] == ["a.png", "b.JPG"]
+    item = SegmentationDataset(samples, classes, table)[1]
+    assert item["image"].shape == (3, *item["mask"].shape)
+    assert set(np.unique(item["mask"])) == {0, 1, 255}
+    assert classes.names == ("road", "car")
+    assert classes.palette == ((128, 64, 128), (0, 0, 142))
+
+
+def test_classes_file_may_lie_elsewhere_with_categories_and_ignored_ids(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("classes: [{name: road, color: [1, 2, 3], category: flat}]\nignore: [7, 9]")
+    classes, table = load_classes(None, file)
+    assert classes.categories == ("flat",)
+    assert {value: int(table[value]) for value in np.flatnonzero(table >= 0).tolist()} == {
+        0: 0,
+        7: 255,
+        9: 255,
+        255: 255,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classes: [", "is not valid YAML"),
+        ("", "NoneType at its top"),
+        ("klasses: []", r"\['klasses'\] at its top"),
+        ("classes: []", "lists 0 classes"),
+        ("ignore: [3]", "lists no classes"),
+        ("classes: [" + ", ".join(f"{{name: c{i}, color: [0, 0, 0]}}" for i in range(256)) + "]", "lists 256 classes"),
+        (f"classes: [{ROAD}, {ROAD}]", "lists road more than once"),
+        ("classes: [{name: road}]", "class 0 is .*give it name, color"),
+        ("classes: [{name: road, color: [0, 0, 0], kategory: x}]", "class 0 is .*give it name, color"),
+        ("classes: [{name: 5, color: [0, 0, 0]}]", "class 0 is called 5"),
+        ("classes: [{name: road, color: [0, 0, 256]}]", r"road has color \[0, 0, 256\]"),
+        ("classes: [{name: road, color: [0, 0]}]", r"road has color \[0, 0\]"),
+        ("classes: [{name: road, color: red}]", "road has color red"),
+        (f"classes: [{ROAD}, {{name: car, color: [0, 0, 0], category: x}}]", "1 of 2 classes a category"),
+        (f"classes: [{ROAD}]\nignore: [0]", "ignores label id 0, which is class road"),
+        (f"classes: [{ROAD}]\nignore: 254", "ignore: 254; give a list"),
+    ],
+)
+def test_bad_classes_file_is_explained(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        load_classes(tmp_path)
+    assert "classes.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_classes_file_names_key(folder_root: Path) -> None:
+    (folder_root / "classes.yaml").unlink()
+    with pytest.raises(UserError, match=r"classes\.yaml cannot be read; .*data\.classes"):
+        load_classes(folder_root)
+
+
+def test_unknown_split_lists_known(folder_root: Path) -> None:
+    with pytest.raises(UserError, match="split test is unknown; .*train, val"):
+        list_samples(folder_root, "test")
+
+
+def test_folder_without_images_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no images/<split> folder"):
+        list_samples(tmp_path, "train")
+
+
+def test_two_images_of_one_name_are_refused(folder_root: Path) -> None:
+    (folder_root / "images/train/a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png share one mask name"):
+        list_samples(folder_root, "train")
+
+
+def test_image_without_mask_is_named(folder_root: Path) -> None:
+    (folder_root / "masks/train/b.png").unlink()
+    with pytest.raises(UserError, match=r"1 image file.*b\.JPG; .*masks/train/NAME\.png"):
+        list_samples(folder_root, "train")

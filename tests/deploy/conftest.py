@@ -1,0 +1,93 @@
+"""A small ICNet with logits worth comparing, and the files it comes in."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
+from icnet.models.icnet import ICNet
+from icnet.models.modules import ImageNormalizer
+
+OURS_TO_REFERENCE = (
+    (r"^backbone\.stem\.0\.conv\.", "pretrained.conv1.0."),
+    (r"^backbone\.stem\.0\.bn\.", "pretrained.conv1.1."),
+    (r"^backbone\.stem\.1\.conv\.", "pretrained.conv1.3."),
+    (r"^backbone\.stem\.1\.bn\.", "pretrained.conv1.4."),
+    (r"^backbone\.stem\.2\.conv\.", "pretrained.conv1.6."),
+    (r"^backbone\.stem\.2\.bn\.", "pretrained.bn1."),
+    (r"^backbone\.", "pretrained."),
+    (r"^sub1\.", "conv_sub1."),
+    (r"^(cff_\d+)\.(low|high)\.conv\.", r"head.\1.conv_\2.0."),
+    (r"^(cff_\d+)\.(low|high)\.bn\.", r"head.\1.conv_\2.1."),
+    (r"^(cff_\d+)\.aux_classifier\.", r"head.\1.conv_low_cls."),
+    (r"^classifier\.", "head.conv_cls."),
+)
+
+
+def make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
+    """An untrained network gives nearly constant logits: random statistics and a steep classifier vary them."""
+    torch.manual_seed(seed)
+    net = ICNet(num_classes, "resnet18").eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    with torch.no_grad():
+        net.classifier.weight.mul_(10)
+    return net.requires_grad_(False)
+
+
+def save_ours(net: ICNet, path: Path, classes: ClassTable = CITYSCAPES_CLASSES, **meta) -> Path:
+    described = {"names": list(classes.names), "palette": [list(c) for c in classes.palette], "categories": []}
+    description = {"model": {"name": "icnet", "backbone": "resnet18"}, "classes": described, "version": "0.1.0", **meta}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state_dict = {f"net.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state_dict, "icnet": description}, path)
+    return path
+
+
+def save_reference(net: ICNet, path: Path, prefix: str = "") -> Path:
+    state_dict = {}
+    for key, value in net.state_dict().items():
+        name = key
+        for pattern, replacement in OURS_TO_REFERENCE:
+            name, hits = re.subn(pattern, replacement, name)
+            if hits:
+                break
+        state_dict[prefix + name] = value
+    state_dict[f"{prefix}pretrained.fc.weight"] = torch.zeros(1000, 512)
+    torch.save(state_dict, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def net() -> ICNet:
+    return make_net()
+
+
+@pytest.fixture(scope="session")
+def normalizer() -> ImageNormalizer:
+    return ImageNormalizer()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(net, tmp_path_factory) -> Path:
+    return save_ours(net, tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randint(0, 256, (1, 3, 96, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))

@@ -1,0 +1,41 @@
+"""Train ICNet: ``python train.py data=street``; ``python train.py --help`` lists every key."""
+
+from icnet import launch
+from icnet.config import TrainConfig
+
+
+@launch.script("train", TrainConfig)
+def main(config: TrainConfig) -> float | None:
+    """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
+    from icnet import build
+
+    build.prepare_data(config.data)
+    return launch.run(fit, config, build.process_count(config.trainer))
+
+
+def fit(config: TrainConfig) -> float | None:
+    """Train in this process; returns the best val/miou, or None if nothing was validated."""
+    import json
+    from pathlib import Path
+
+    from lightning.pytorch import seed_everything
+
+    from icnet import build
+
+    seed_everything(config.seed, verbose=False)
+    build.prepare_device(config.trainer)
+    data = build.data_module(config.data, config.seed)
+    task = build.task(config, data.classes)
+    run = Path(config.output_dir)
+    resume = build.resume_path(config.resume, run, config.model, len(data.classes))
+    trainer = build.lightning_trainer(config, data.classes)
+    trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    if not trainer.is_global_zero:
+        return None
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    print(f"{results['data']}: best val/miou {results['best_miou']} at epoch {results['best_epoch']}; all of it in {run}")
+    return results["best_miou"]
+
+
+if __name__ == "__main__":
+    main()
