@@ -28,7 +28,7 @@ def fit(config: TrainConfig) -> float | None:
     task = build.task(config, data.classes)
     run = Path(config.output_dir)
     resume = build.resume_path(config.resume, run, config.model, len(data.classes))
-    trainer = build.lightning_trainer(config, data.classes)
+    trainer = build.lightning_trainer(config, data)
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:
         return None

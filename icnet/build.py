@@ -1,5 +1,6 @@
 """From configuration to objects, for all scripts."""
 
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -52,7 +53,7 @@ from icnet.data.labels import (
 )
 from icnet.data.transforms import train_transform
 from icnet.deploy.inference import Inference
-from icnet.deploy.segmenter import Segmenter, open_segmenter, read_meta
+from icnet.deploy.segmenter import ONNX_SUFFIX, OnnxSegmenter, Segmenter, open_segmenter
 from icnet.errors import UserError
 from icnet.evaluation import EvaluationTask
 from icnet.losses import CascadeLoss
@@ -355,6 +356,10 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     """Return what training and evaluation hand to Lightning's Trainer alike."""
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our scores are reduced by torchmetrics already
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
+        logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
     several = process_count(trainer) > 1
     return {
         "accelerator": trainer.accelerator,
@@ -370,9 +375,11 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     }
 
 
-def lightning_trainer(config: TrainConfig, classes: ClassTable) -> Trainer:
+def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trainer:
     """Build the Trainer of a training run."""
     trainer = config.trainer
+    batches = len(data.train) // (trainer.batch_size * process_count(trainer)) if data.train else 0
+    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(batches, 1))  # a short epoch is logged too
     return Trainer(
         **trainer_arguments(trainer),
         default_root_dir=config.output_dir,
@@ -387,7 +394,7 @@ def lightning_trainer(config: TrainConfig, classes: ClassTable) -> Trainer:
         limit_val_batches=_limit(trainer.limit_val_batches),
         enable_model_summary=trainer.progress_bar,
         logger=loggers(config),
-        callbacks=callbacks(config, classes),
+        callbacks=callbacks(config, data.classes),
         plugins=[AtomicCheckpointIO()],
     )
 
@@ -414,11 +421,17 @@ def evaluation_data(config: EvalConfig) -> DataConfig:
     """
     given = {key: value for key, value in dict(config.data).items() if value is not None}
     if "name" not in given:
-        own = read_meta(Path(config.ckpt or "")).get("data") or {"name": "cityscapes"}
+        own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
         given = {**own, **{"eval_batch_size": 1}, **given}
     schema = OmegaConf.structured(DataConfig)
     data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, given))  # type: ignore[assignment]
     return data
+
+
+def _data_of(path: Path) -> dict[str, Any]:
+    if path.suffix == ONNX_SUFFIX:
+        return json.loads(OnnxSegmenter(path).meta.get("data", "{}"))
+    return read_checkpoint(path).meta.get("data", {})
 
 
 def evaluation_task(config: EvalConfig, classes: ClassTable, run: Path) -> EvaluationTask:

@@ -51,7 +51,7 @@ class RunningMeanIoU(Metric):
 
     def compute(self) -> Tensor:
         """Return the mean of the running values, 0-1."""
-        if not self.index:
+        if len(self.index) == 0:  # a list here, one tensor after the gathering over devices
             return torch.tensor(float("nan"), device=self.device)
         order = torch.argsort(dim_zero_cat(self.index))
         so_far = dim_zero_cat(self.confusion)[order].cumsum(0).float()
@@ -73,7 +73,9 @@ def segmentation_metrics(num_classes: int, ignore_index: int) -> MetricCollectio
     """
     return MetricCollection(
         {
-            "miou": MulticlassJaccardIndex(num_classes, average="macro", ignore_index=ignore_index, validate_args=False),
+            "miou": MulticlassJaccardIndex(
+                num_classes, average="macro", ignore_index=ignore_index, validate_args=False
+            ),
             "confusion": MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False),
         },
         compute_groups=[["miou", "confusion"]],

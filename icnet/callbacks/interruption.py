@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ class NonFiniteLoss(Callback):
 
 
 class SaveOnRequestToStop(Callback):
-    """Save ``last.ckpt`` when SIGTERM or Ctrl-C ends the run.
+    """Save ``last.ckpt`` when SIGTERM or Ctrl-C ends the run in training.
+
+    In the middle of a validation nothing is saved: half-counted scores could not be continued. The last checkpoint
+    then is that of the epoch before, and a resumed run trains the epoch again, to the same weights.
 
     Args:
         checkpoints: Folder of the run's checkpoints.
@@ -78,7 +82,14 @@ class SaveOnRequestToStop(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save, unless something else than a request ended the run."""
-        if isinstance(exception, (SIGTERMException, KeyboardInterrupt)):
-            path = self.checkpoints / "last.ckpt"
+        if not isinstance(exception, (SIGTERMException, KeyboardInterrupt)):
+            return
+        if isinstance(exception, SIGTERMException):
+            exception.code = 128 + signal.SIGTERM  # the shell's convention; without it the run would look finished
+        path = self.checkpoints / "last.ckpt"
+        if trainer.training:
             trainer.save_checkpoint(path)
+        if trainer.training or path.exists():
             log.warning("stopped at step %d; go on with resume=%s", trainer.global_step, path)
+        else:
+            log.warning("stopped in the validation of the first epoch, before there was a checkpoint")

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 
 from icnet.callbacks.throughput import Throughput
 from icnet.metrics import iou_per_class, pixel_accuracy
-from icnet.results import environment, write_results
+from icnet.results import device_name, environment, write_results
 from icnet.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,14 @@ class TrainingResults(Callback):
         """Go on with a resumed run's history."""
         self.history = list(state_dict["history"])
         self._trained = state_dict["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        """Say in the log what begins."""
+        log.info(
+            "training %s on %s: epochs %d to %d of %s batches each, on %d x %s",
+            self.about["model"], self.about["data"], trainer.current_epoch + 1, trainer.max_epochs,
+            trainer.num_training_batches, trainer.world_size, device_name(trainer.strategy.root_device),
+        )  # fmt: skip
 
     def on_validation_end(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
         """Take down the scores."""

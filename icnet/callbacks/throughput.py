@@ -21,6 +21,10 @@ class Throughput(Callback):
         self._seconds = 0.0
         self._since = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of a run that goes on in the middle of an epoch."""
+        self._since = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; what lies between epochs (validation, checkpoints) does not count."""
         self._since = time.perf_counter()

@@ -85,7 +85,7 @@ def start_worker(_: int) -> None:
 class _Loader(DataLoader):
     """A DataLoader whose user errors stay one line when they come from a worker process."""
 
-    def __iter__(self) -> Any:  # noqa: D105
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         return self._with_plain_errors(super().__iter__())
 
     @staticmethod
@@ -106,7 +106,7 @@ class _TrainLoader(_Loader):
 
     position: Callable[[int], tuple[int, int]]
 
-    def __iter__(self) -> Any:  # noqa: D105
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch, batches = self.position(len(self))
         self.sampler.seek(epoch, batches * self.batch_size)  # type: ignore[attr-defined, operator]
         return super().__iter__()

@@ -16,7 +16,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import yaml
@@ -115,7 +115,7 @@ def _class_table(file: Path, rows: Sequence[Any]) -> ClassTable:
     return ClassTable(names, tuple((r, g, b) for r, g, b in (row["color"] for row in rows)), categories)
 
 
-def _ignored_ids(file: Path, ignore: Any, names: Sequence[str]) -> set[int]:
+def _ignored_ids(file: Path, ignore: object, names: Sequence[str]) -> set[int]:
     if not _are_bytes(ignore):
         raise UserError(f"{file} has ignore: {ignore}; give a list of label ids from 0 to 255")
     for label_id in ignore:
@@ -126,5 +126,5 @@ def _ignored_ids(file: Path, ignore: Any, names: Sequence[str]) -> set[int]:
     return {*ignore, IGNORE_INDEX}
 
 
-def _are_bytes(value: Any) -> bool:
+def _are_bytes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item <= 255 for item in value)

@@ -52,7 +52,7 @@ class RandomScaleCrop(A.DualTransform):
         )
         return {"size": size, "corner": corner}
 
-    def apply(self, img: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: Any) -> np.ndarray:
+    def apply(self, img: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: object) -> np.ndarray:
         """Return the crop of an (H, W, 3) uint8 image, black where it reaches beyond the image."""
         shown = self._shown(size)
         (top, bottom, skip_y), (left, right, skip_x) = (
@@ -63,7 +63,7 @@ class RandomScaleCrop(A.DualTransform):
         return self._pad(window[skip_y : skip_y + shown[0], skip_x : skip_x + shown[1]], 0)
 
     def apply_to_mask(
-        self, mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: Any
+        self, mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: object
     ) -> np.ndarray:
         """Return the crop of an (H, W) uint8 mask, 255 where it reaches beyond the mask."""
         shown = self._shown(size)

@@ -125,6 +125,8 @@ def export_onnx(
     """
     onnx = _import_onnx()
     model = _trace(net, normalizer, spec)
+    if spec.head == "logits":  # older opsets lose the number of classes in the last Resize
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = net.num_classes
     if not spec.dynamic_size:
         _compute_shapes(model)
     if spec.opset > TRACED_OPSET:
@@ -225,7 +227,7 @@ def verify_onnx(
     inside, labels = properties["normalize"] == "true", properties["head"] == "argmax"
     fixed = session.get_inputs()[0].shape[0]
     batch = fixed if isinstance(fixed, int) else 2  # open: more than the one traced
-    worst, same, pixels, samples = 0.0, 0, 0, 0
+    worst, same, pixels, samples = torch.zeros(()), 0, 0, 0
     for image in _samples(pictures, sizes, batch):
         with torch.inference_mode():
             x = normalizer(image)
@@ -235,22 +237,23 @@ def verify_onnx(
         if labels:
             # A rounding error may swap two classes that score alike, and only those.
             chosen = expected.gather(1, actual.long().unsqueeze(1)).squeeze(1)
-            worst = max(worst, float((expected.amax(1) - chosen).max()))
+            gap = expected.amax(1) - chosen
         else:
-            worst = max(worst, float((expected - actual).abs().max()))
+            gap = (expected - actual).abs()
             actual = actual.argmax(1)
+        worst = torch.maximum(worst, gap.max())  # keeps NaN, unlike Python's max
         same += int((expected.argmax(1) == actual).sum())
         pixels += actual.numel()
         samples += len(image)
-    if not worst <= TOLERANCE:  # also refuses NaN
+    if not worst.item() <= TOLERANCE:  # also refuses NaN
         import onnxruntime
 
         raise UserError(
-            f"the exported graph differs from the network by {worst:.2g} on a logit in onnxruntime "
+            f"the exported graph differs from the network by {worst.item():.2g} on a logit in onnxruntime "
             f"{onnxruntime.__version__}, more than {TOLERANCE:g}, and was not kept; "
             "try another export.opset, or check the checkpoint's weights"
         )
-    return Agreement(worst, same / pixels, samples)
+    return Agreement(worst.item(), same / pixels, samples)
 
 
 def sample_images(given: str | None, root: str | None, count: int = 2) -> list[np.ndarray]:
@@ -347,14 +350,37 @@ def _compute_shapes(model: Any) -> None:  # noqa: ANN401 - a ModelProto
     The exporter leaves chains like Shape-Slice-Concat before every Resize even where all sizes are fixed; converters
     for NPUs want to see constants there.
     """
+    before = -1
+    while before != len(model.graph.node):  # a Resize with a constant size lets the next pass know the shape behind it
+        before = len(model.graph.node)
+        _compute_shapes_once(model)
+
+
+def _compute_shapes_once(model: Any) -> None:  # noqa: ANN401 - a ModelProto
     onnx = _import_onnx()
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    # Weights become inputs here: their values say nothing about shapes, and 100 MB would be copied at every pass.
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = model.graph.name
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.INT64:
+            light.graph.initializer.append(weight)
+        else:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    graph = onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=True).graph
     shapes = {}
     for value in (*graph.input, *graph.value_info):
         dims = value.type.tensor_type.shape.dim
         if all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = np.array([dim.dim_value for dim in dims], np.int64)
-    known: dict[str, np.ndarray] = {}
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    known = {
+        name: onnx.numpy_helper.to_array(weight)
+        for name, weight in weights.items()
+        if weight.data_type == onnx.TensorProto.INT64  # sizes that an earlier pass computed
+    }
     kept = []
     for node in model.graph.node:
         if node.op_type == "Constant":
@@ -375,14 +401,11 @@ def _compute_shapes(model: Any) -> None:  # noqa: ANN401 - a ModelProto
         else:
             kept.append(node)
     used = {name for node in kept for name in node.input}
-    del model.graph.node[:], model.graph.value_info[:]
+    computed = [onnx.numpy_helper.from_array(known[name], name) for name in used & (known.keys() - weights.keys())]
+    remaining = [weight for name, weight in weights.items() if name in used]
+    del model.graph.node[:], model.graph.value_info[:], model.graph.initializer[:]
     model.graph.node.extend(kept)
-    weights = [weight for weight in model.graph.initializer if weight.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
-    model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(value, name) for name, value in known.items() if name in used
-    )
+    model.graph.initializer.extend([*remaining, *sorted(computed, key=lambda tensor: tensor.name)])
 
 
 def _samples(pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], batch: int) -> Iterator[Tensor]:

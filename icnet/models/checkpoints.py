@@ -7,7 +7,6 @@ translated to this project's before anything else sees them.
 import hashlib
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,20 +105,22 @@ def load_file(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
             return load_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if path.stat().st_size and ("Unsupported" in str(error) or "global" in str(error).lower()):
-            named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named or (_is_pickle_or_zip(path) and "Unsupported" in str(error)):
             code = f" ({named.group(1)})" if named else ""
             raise UserError(
                 f"{path} holds pickled code{code} and was not loaded; "
                 "give a file of plain tensors, such as one saved by torch.save(model.state_dict(), path)"
             ) from error
         raise _broken(path) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
         raise _broken(path) from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":
-            raise _broken(path) from error
-        raise
+
+
+def _is_pickle_or_zip(path: Path) -> bool:
+    # A saved web page or a Git LFS pointer is neither, but torch.load tries to unpickle it all the same.
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"\x80", b"PK\x03\x04"))
 
 
 def _broken(path: Path) -> UserError:

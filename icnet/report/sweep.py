@@ -42,7 +42,8 @@ def print_sweep(folder: Path) -> None:
     keys = list(dict.fromkeys(key for run in runs for key in run["overrides"]))
     varied = [key for key in keys if len({run["overrides"].get(key) for run in runs}) > 1]
     data = sorted({run["results"]["data"] for run in runs if run["results"]})
-    table = Table(title=f"{folder}: {len(runs)} runs on {', '.join(data) or 'nothing'}")
+    print(f"{folder}: {len(runs)} runs on {', '.join(data) or 'nothing'}")
+    table = Table()
     for heading in ("run", *varied, "final mIoU %", "best mIoU %", "epoch", "pixel acc. %", "images/s", "status"):
         table.add_column(heading, justify="left" if heading in {"run", "status", *varied} else "right")
     for run in runs:

@@ -53,6 +53,16 @@ def test_other_seed_gives_other_sample(make_dataset: MakeDataset) -> None:
     assert not torch.equal(one[0]["image"], two[0]["image"])
 
 
+def test_flip_blur_and_scale_are_drawn_independently(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(1, transform=train_transform((16, 16), (24, 48)))
+    crop, flip, blur = dataset.transform.transforms
+    seen = set()
+    for epoch in range(80):
+        dataset[0, epoch]
+        seen.add((bool(flip.params), bool(blur.params), crop.params["size"][0] > 36))
+    assert len(seen) == 8
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_palette_mask_gives_indices(tmp_path: Path, bits: int) -> None:
     count = 2**bits

@@ -119,18 +119,6 @@ def test_image_and_mask_stay_aligned() -> None:
         assert same.mean() > 0.85  # all but the pixels interpolated across borders
 
 
-def test_flip_blur_and_scale_are_drawn_independently() -> None:
-    transform = train_transform((16, 16), (16, 32))
-    image, mask = _noise(16, 32)
-    seen = set()
-    for seed in range(80):
-        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        transform(image=image, mask=mask)
-        crop, flip, blur = transform.transforms
-        seen.add((bool(flip.params), bool(blur.params), crop.params["size"][0] > 24))
-    assert len(seen) == 8
-
-
 def test_flip_mirrors_image_and_mask() -> None:
     image, mask = _noise(32, 32)
     result = train_transform((32, 32), (32, 32), flip=1.0, blur=0.0)(image=image, mask=mask)
@@ -156,7 +144,7 @@ def test_jitter_is_off_at_zero() -> None:
 def test_transform_survives_pickling() -> None:
     image, mask = _noise(32, 32)
     transform = train_transform((16, 16), (16, 40))
-    twin = pickle.loads(pickle.dumps(transform))  # as a spawned worker gets it
+    twin = pickle.loads(pickle.dumps(transform))  # noqa: S301 (as a spawned worker gets it)
     for each in (transform, twin):
         each.set_random_state(np.random.default_rng(3), random.Random(3))
     np.testing.assert_array_equal(transform(image=image, mask=mask)["image"], twin(image=image, mask=mask)["image"])

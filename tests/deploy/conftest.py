@@ -27,7 +27,7 @@ OURS_TO_REFERENCE = (
 )
 
 
-def make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
+def _make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
     """An untrained network gives nearly constant logits: random statistics and a steep classifier vary them."""
     torch.manual_seed(seed)
     net = ICNet(num_classes, "resnet18").eval()
@@ -38,11 +38,11 @@ def make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
     with torch.no_grad():
-        net.classifier.weight.mul_(10)
+        net.classifier.weight.mul_(1.5)
     return net.requires_grad_(False)
 
 
-def save_ours(net: ICNet, path: Path, classes: ClassTable = CITYSCAPES_CLASSES, **meta) -> Path:
+def _save_ours(net: ICNet, path: Path, classes: ClassTable = CITYSCAPES_CLASSES, **meta) -> Path:
     described = {"names": list(classes.names), "palette": [list(c) for c in classes.palette], "categories": []}
     description = {"model": {"name": "icnet", "backbone": "resnet18"}, "classes": described, "version": "0.1.0", **meta}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def save_ours(net: ICNet, path: Path, classes: ClassTable = CITYSCAPES_CLASSES, 
     return path
 
 
-def save_reference(net: ICNet, path: Path, prefix: str = "") -> Path:
+def _save_reference(net: ICNet, path: Path, prefix: str = "") -> Path:
     state_dict = {}
     for key, value in net.state_dict().items():
         name = key
@@ -65,6 +65,21 @@ def save_reference(net: ICNet, path: Path, prefix: str = "") -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def make_net():
+    return _make_net
+
+
+@pytest.fixture(scope="session")
+def save_ours():
+    return _save_ours
+
+
+@pytest.fixture(scope="session")
+def save_reference():
+    return _save_reference
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
@@ -75,7 +90,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def net() -> ICNet:
-    return make_net()
+    return _make_net()
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +100,7 @@ def normalizer() -> ImageNormalizer:
 
 @pytest.fixture(scope="session")
 def checkpoint(net, tmp_path_factory) -> Path:
-    return save_ours(net, tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
+    return _save_ours(net, tmp_path_factory.mktemp("checkpoint") / "best.ckpt")
 
 
 @pytest.fixture

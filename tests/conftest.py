@@ -1,0 +1,113 @@
+"""What several test files share: a handful of street scenes on disk, and running the scripts as a user does."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "data=street", "data.street.train=6", "data.street.val=3", "data.street.height=64", "data.street.width=128",
+    "data.crop_size=[64,64]", "data.scale_range=[64,96]", "data.workers=0", "model=icnet_resnet18",
+    "trainer=cpu_1p", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.progress_bar=false", "optim.lr=0.01",
+    "callbacks.pictures=1", "logger.tensorboard=false",
+)  # fmt: skip
+"""Overrides of train.py for a run of a few seconds."""
+
+
+@dataclass
+class Outcome:
+    """How a script ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on standard error that a user's mistake ends with; fails if there is more than that."""
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, f"expected one error line, got:\n{self.err}"
+        return lines[0].removeprefix("error: ")
+
+
+Script = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def street_root(tmp_path_factory) -> Path:
+    """Folder for the scenes of SMALL; the first run draws them."""
+    return tmp_path_factory.mktemp("street") / "scenes"
+
+
+@pytest.fixture
+def small(street_root) -> tuple[str, ...]:
+    """Overrides of train.py for a run of a few seconds on shared scenes."""
+    return (*SMALL, f"data.root={street_root}")
+
+
+@pytest.fixture
+def script(monkeypatch, capsys) -> Script:
+    """Run a script of the project in this process: ``script("train", "data=street", ...)``."""
+
+    def run(name: str, *overrides: object) -> Outcome:
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, overrides)])
+        capsys.readouterr()
+        status = 0
+        try:
+            module.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def process() -> Script:
+    """Run a script of the project in a process of its own, where what happens to the process is the point."""
+
+    def run(name: str, *overrides: object, **options: object) -> Outcome:
+        command = [sys.executable, str(ROOT / f"{name}.py"), *map(str, overrides)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, street_root) -> Path:
+    """The run folder of a finished two-epoch training."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, f"data.root={street_root}", f"hydra.run.dir={run}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="session")
+def camvid_like(tmp_path_factory) -> Path:
+    """A data set of another class count: two images per split in CamVid's layout, void included."""
+    import cv2
+    import numpy as np
+
+    root = tmp_path_factory.mktemp("camvid")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for folder in (split, f"{split}annot"):
+            (root / folder).mkdir()
+        for number in range(2):
+            labels = np.repeat(np.repeat(rng.integers(0, 12, (4, 6), np.uint8), 20, 0), 20, 1)
+            image = np.stack([labels * 20] * 3, -1) + rng.integers(0, 10, (80, 120, 3), np.uint8)
+            cv2.imwrite(str(root / split / f"0001TP_{number:06d}.png"), image)
+            cv2.imwrite(str(root / f"{split}annot" / f"0001TP_{number:06d}.png"), labels)
+    return root

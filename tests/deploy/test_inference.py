@@ -1,0 +1,120 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from icnet.deploy.inference import Inference
+from icnet.errors import UserError
+
+
+def pointwise(image):
+    """Class scores that depend on nothing but a pixel's own colour."""
+    x = image.float() / 64
+    return torch.cat([x, x.sum(1, keepdim=True) - 4], 1)
+
+
+def positional(image):
+    """Class 0 grows to the right, class 1 to the left: what mirroring has to undo."""
+    ramp = torch.linspace(-2, 2, image.shape[3]).expand(len(image), image.shape[2], -1)
+    return torch.stack([ramp, -0.5 * ramp], 1)
+
+
+def noise(height, width, count=2):
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+
+
+def test_defaults_return_the_logits_untouched():
+    image = noise(70, 90)
+    assert torch.equal(Inference()(pointwise, image), pointwise(image))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 190), (201, 97), (65, 400)])
+@pytest.mark.parametrize("window", [(64, 64), (64, 100), (150, 150)])
+def test_windows_of_a_pointwise_function_equal_the_whole(size, window):
+    image = noise(*size)
+    scores = Inference(sliding_window=window)(pointwise, image)
+    torch.testing.assert_close(scores, pointwise(image).softmax(1))
+
+
+def test_windows_overlap_by_a_third_and_reach_the_borders():
+    starts, sizes = [], []
+
+    def record(tile):
+        starts.append((int(tile[0, 0, 0, 0]), int(tile[0, 1, 0, 0])))
+        sizes.append(tuple(tile.shape[2:]))
+        return tile.float()
+
+    rows, columns = torch.meshgrid(torch.arange(100), torch.arange(250), indexing="ij")
+    image = torch.stack([rows, columns, rows])[None].to(torch.uint8)
+    Inference(sliding_window=(64, 96))(record, image)
+
+    # 64 of 100 rows: two windows at 0 and 36. 96 of 250 columns: steps of at most 64, so four at 0, 51.3, 102.7, 154.
+    assert starts == [(row, column) for row in (0, 36) for column in (0, 51, 103, 154)]
+    assert set(sizes) == {(64, 96)}
+
+
+def test_overlapping_windows_are_averaged():
+    calls = iter([0.0, 1.0])
+
+    def constant(tile):
+        value = next(calls)
+        return torch.tensor([value, 0.0]).view(1, 2, 1, 1).expand(1, 2, *tile.shape[2:])
+
+    scores = Inference(sliding_window=(64, 64))(constant, noise(64, 100, 1))[0, 0, 0]
+
+    first, second = (torch.tensor([value, 0.0]).softmax(0)[0] for value in (0.0, 1.0))
+    expected = torch.cat([first.repeat(36), ((first + second) / 2).repeat(28), second.repeat(36)])
+    torch.testing.assert_close(scores, expected)
+
+
+def test_flip_averages_with_the_mirrored_image():
+    image = noise(64, 80)
+    scores = Inference(flip=True)(positional, image)
+
+    direct = positional(image).softmax(1)
+    torch.testing.assert_close(scores, (direct + direct.flip(3)) / 2)  # position is all that positional sees
+    torch.testing.assert_close(Inference(flip=True)(pointwise, image), pointwise(image).softmax(1))
+
+
+def test_scales_average_resized_probabilities():
+    image = noise(96, 128)
+    scores = Inference(scales=[0.75, 1.0, 1.5])(pointwise, image)
+
+    expected = torch.zeros_like(scores)
+    for size in ((72, 96), (96, 128), (144, 192)):
+        resized = F.interpolate(image.float(), size, mode="bilinear").round()
+        expected += F.interpolate(pointwise(resized).softmax(1), (96, 128), mode="bilinear") / 3
+    torch.testing.assert_close(scores, expected)
+
+
+def test_everything_together_gives_probabilities():
+    scores = Inference([0.5, 1.25], flip=True, sliding_window=[64, 80])(pointwise, noise(90, 170))
+    assert scores.shape == (2, 4, 90, 170)
+    torch.testing.assert_close(scores.sum(1), torch.ones(2, 90, 170))
+
+
+def test_no_side_falls_below_64_pixels():
+    seen = []
+
+    def record(image):
+        seen.append(tuple(image.shape[2:]))
+        return pointwise(image)
+
+    assert Inference([0.25, 1.0])(record, noise(80, 200)).shape == (2, 4, 80, 200)
+    assert seen == [(64, 160), (80, 200)]
+    seen.clear()
+    assert Inference()(record, noise(10, 40)).shape == (2, 4, 10, 40)
+    assert seen == [(64, 256)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scales": []}, r"eval\.scales=\[\] is out of range"),
+        ({"scales": [1.0, -0.5]}, r"eval\.scales=\[1\.0, -0\.5\] is out of range; give factors above 0"),
+        ({"sliding_window": [32, 64]}, r"eval\.sliding_window=\[32, 64\] is no window; .* at least 64"),
+        ({"sliding_window": [64]}, r"eval\.sliding_window=\[64\] is no window"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Inference(**arguments)

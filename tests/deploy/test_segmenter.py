@@ -1,0 +1,203 @@
+import builtins
+import os
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
+from icnet.deploy.onnx_export import GraphSpec, describe, export_onnx
+from icnet.deploy.segmenter import (
+    OnnxSegmenter,
+    TorchSegmenter,
+    choose_device,
+    distinct_palette,
+    find_checkpoint,
+    fold_batchnorm,
+    open_segmenter,
+    read_network,
+)  # fmt: skip
+from icnet.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def export(checkpoint, path, **options):
+    model = read_network(checkpoint)
+    export_onnx(model.net, model.normalizer, path, GraphSpec(**options), describe(model))
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_file(checkpoint, tmp_path_factory):
+    return export(checkpoint, tmp_path_factory.mktemp("onnx") / "net.onnx", height=96, width=160, batch=2)
+
+
+def test_folding_keeps_the_logits_and_leaves_no_batchnorm(net, normalizer, image):
+    folded = fold_batchnorm(net)
+
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    torch.testing.assert_close(folded(normalizer(image)), net(normalizer(image)), atol=1e-4, rtol=0)
+
+
+def test_folding_refuses_a_norm_without_convolution(net, make_net):
+    broken = make_net()
+    broken.cff_12.low.conv = nn.Identity()
+    with pytest.raises(ValueError, match=r"no convolution found to fold cff_12\.low\.bn into"):
+        fold_batchnorm(broken)
+
+
+def test_torch_segmenter_gives_the_networks_logits(net, normalizer, image):
+    segmenter = TorchSegmenter(net, normalizer, CITYSCAPES_CLASSES)
+    logits = segmenter(image)
+
+    assert segmenter.runtime == "torch"
+    assert not logits.requires_grad
+    torch.testing.assert_close(logits, net(normalizer(image)), atol=1e-4, rtol=0)
+
+
+def test_our_checkpoint_opens_with_its_classes_and_meta(tmp_path, image, make_net, save_ours):
+    net = make_net(11)
+    path = save_ours(net, tmp_path / "c.ckpt", CAMVID_CLASSES, data={"name": "camvid"})
+    segmenter = open_segmenter(path, CPU)
+
+    assert segmenter.classes == CAMVID_CLASSES
+    assert segmenter.meta["data"] == {"name": "camvid"}
+    assert segmenter.path == path
+    assert segmenter(image).shape == (1, 11, 96, 160)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_reference_checkpoint_gives_the_networks_logits(net, normalizer, image, tmp_path, prefix, save_reference):
+    segmenter = open_segmenter(save_reference(net, tmp_path / "icnet.pth", prefix), CPU)
+
+    assert segmenter.classes == CITYSCAPES_CLASSES
+    torch.testing.assert_close(segmenter(image), net(normalizer(image)), atol=1e-4, rtol=0)
+
+
+def test_reference_checkpoint_with_other_classes_gets_generic_names(tmp_path, make_net, save_reference):
+    classes = open_segmenter(save_reference(make_net(4), tmp_path / "icnet.pth"), CPU).classes
+
+    assert classes.names == ("class_0", "class_1", "class_2", "class_3")
+    assert len(set(classes.palette)) == 4
+
+
+def test_generated_colours_differ():
+    palette = np.array(distinct_palette(60), int)
+    gaps = np.abs(palette[:, None] - palette[None]).sum(-1) + 1000 * np.eye(60, dtype=int)
+    assert palette.shape == (60, 3)
+    assert gaps.min() >= 8
+    assert palette.max(axis=1).min() > 60  # nothing near black, the colour of ignored pixels
+
+
+def test_onnx_agrees_with_torch(checkpoint, onnx_file, image):
+    network, exported = open_segmenter(checkpoint, CPU), open_segmenter(onnx_file, CPU)
+
+    assert isinstance(exported, OnnxSegmenter)
+    assert exported.runtime == "onnxruntime"
+    assert (exported.classes.names, exported.classes.palette) == (network.classes.names, network.classes.palette)
+    assert exported.meta["backbone"] == "resnet18"
+    torch.testing.assert_close(exported(image), network(image), atol=1e-4, rtol=0)
+
+
+def test_onnx_with_a_fixed_batch_takes_any_number(checkpoint, onnx_file):
+    images = torch.randint(0, 256, (5, 3, 96, 160), dtype=torch.uint8)
+    expected = open_segmenter(checkpoint, CPU)(images)
+    torch.testing.assert_close(open_segmenter(onnx_file, CPU)(images), expected, atol=1e-4, rtol=0)
+
+
+def test_onnx_with_a_fixed_size_takes_any_size(onnx_file, image):
+    exported = open_segmenter(onnx_file, CPU)
+    smooth = nn.functional.interpolate(image[:, :, :5, :8].float(), (96, 160), mode="bicubic").clamp(0, 255)
+    image = smooth.byte()  # nothing that shrinking would lose
+    doubled = nn.functional.interpolate(smooth, scale_factor=2, mode="bilinear").byte()
+
+    logits = exported(doubled)
+    assert logits.shape == (1, 19, 192, 320)
+    shrunk = nn.functional.avg_pool2d(logits, 2)
+    assert (shrunk.argmax(1) == exported(image).argmax(1)).float().mean() > 0.95
+
+
+def test_onnx_labels_become_one_hot_logits(checkpoint, tmp_path, image):
+    path = export(checkpoint, tmp_path / "labels.onnx", height=96, width=160, head="argmax", normalize=True)
+    logits = open_segmenter(path, CPU)(image)
+
+    assert logits.shape == (1, 19, 96, 160)
+    assert torch.equal(logits.sum(1), torch.ones(1, 96, 160))
+    expected = open_segmenter(checkpoint, CPU)(image).argmax(1)
+    assert (logits.argmax(1) == expected).float().mean() > 0.999
+    assert IGNORE_INDEX not in logits.argmax(1)
+
+
+def test_foreign_onnx_is_refused_by_what_it_lacks(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    kept = [entry for entry in model.metadata_props if entry.key not in ("palette", "head")]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "foreign.onnx")
+
+    with pytest.raises(UserError, match=r"foreign\.onnx lacks the metadata palette, head; give .* by export\.py"):
+        open_segmenter(tmp_path / "foreign.onnx", CPU)
+
+
+def test_broken_or_missing_onnx_is_refused(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(UserError, match=r"broken\.onnx can't be opened by onnxruntime"):
+        open_segmenter(tmp_path / "broken.onnx", CPU)
+    with pytest.raises(UserError, match=r"there is no file .*absent\.onnx"):
+        open_segmenter(tmp_path / "absent.onnx", CPU)
+
+
+def test_missing_onnxruntime_is_named(onnx_file, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match="pip install onnxruntime"):
+        open_segmenter(onnx_file, CPU)
+
+
+def test_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"net\.txt is no model; give a file that ends in \.ckpt, .*\.onnx"):
+        open_segmenter(tmp_path / "net.txt", CPU)
+    with pytest.raises(UserError, match=r"net\.onnx is no checkpoint"):
+        read_network(tmp_path / "net.onnx")
+
+
+def test_find_checkpoint_takes_the_newest_best_one(tmp_path, caplog):
+    outputs = tmp_path / "outputs"
+    runs = ["outputs/2026-01-01/10-00-00", "outputs/2026-01-02/10-00-00", "multirun/2026-01-01/10-00-00/0"]
+    for age, run in zip((200, 300, 100), runs, strict=True):
+        for name, newer in (("best.ckpt", 0), ("last.ckpt", 50)):
+            path = tmp_path / run / "checkpoints" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            os.utime(path, (1e9 - age + newer, 1e9 - age + newer))
+
+    with caplog.at_level("INFO"):
+        found = find_checkpoint(None, outputs)
+    assert found == tmp_path / "multirun/2026-01-01/10-00-00/0/checkpoints/best.ckpt"
+    assert str(found) in caplog.text
+    assert find_checkpoint(str(path), outputs) == path
+
+
+def test_find_checkpoint_without_any_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"no best checkpoint below .*outputs/; train first .* or give ckpt=PATH"):
+        find_checkpoint(None, tmp_path / "outputs")
+    with pytest.raises(UserError, match=r"ckpt=absent\.ckpt does not exist"):
+        find_checkpoint("absent.ckpt", tmp_path)
+
+
+def test_choose_device_refuses_what_is_not_there():
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type in ("cpu", "cuda", "npu")
+    for name in ("abacus", "cuda:99", "cpu:x"):
+        with pytest.raises(UserError, match=rf"device={name} is not available here; give one of auto"):
+            choose_device(name)

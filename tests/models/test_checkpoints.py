@@ -1,0 +1,388 @@
+import hashlib
+import pickle
+import re
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from icnet.errors import UserError
+from icnet.models.backbone import BLOCKS, ResNet
+from icnet.models.checkpoints import (
+    Checkpoint,
+    from_reference,
+    load_file,
+    load_for_finetuning,
+    load_weights,
+    read_backbone,
+    read_checkpoint,
+    sha256,
+)
+from icnet.models.icnet import ICNet
+
+HUB_ID = "timm/resnet50s.gluon_in1k"
+
+
+def refusal(function, *args) -> str:
+    """The message with which the function refuses its arguments: always one line of a readable length."""
+    with pytest.raises(UserError) as caught:
+        function(*args)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 800
+    return message
+
+
+def saved(content: object, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def assert_same(ours: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert ours.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(ours[name], value), name
+
+
+@pytest.fixture
+def reference_tensors(make_reference):
+    """A state dict of the base implementation (resnet18, 19 classes)."""
+    return make_reference("resnet18").state_dict()
+
+
+@pytest.fixture
+def net_and_wanted(reference_tensors):
+    """A fresh network and the tensors that it should have afterwards."""
+    torch.manual_seed(1)
+    return ICNet(19, "resnet18"), from_reference(reference_tensors)
+
+
+# ---------------------------------------------------------------- files of the base implementation
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("with_fc", [True, False])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_reference_files_load_with_and_without_module_prefix_and_fc(
+    reference_tensors, net_and_wanted, tmp_path, prefix, with_fc, wrapped
+):
+    tensors = OrderedDict(
+        (prefix + name, value) for name, value in reference_tensors.items() if with_fc or ".fc." not in name
+    )
+    assert len(reference_tensors) - len(tensors) == (0 if with_fc else 2)
+    checkpoint = read_checkpoint(saved({"state_dict": tensors} if wrapped else tensors, tmp_path / "icnet.pth"))
+    assert (checkpoint.kind, checkpoint.backbone, checkpoint.num_classes) == ("reference", "resnet18", 19)
+    assert checkpoint.meta == {}
+    net, wanted = net_and_wanted
+    load_weights(net, checkpoint.state_dict, checkpoint.path)
+    assert_same(net.state_dict(), wanted)
+    assert torch.equal(net.backbone.stem[2].bn.running_var, reference_tensors["pretrained.bn1.running_var"])
+
+
+def test_reference_files_of_old_torch_versions_load(reference_tensors, tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save(reference_tensors, path, _use_new_zipfile_serialization=False)
+    assert_same(read_checkpoint(path).state_dict, from_reference(reference_tensors))
+
+
+def test_names_of_the_reference_translate_as_in_the_hand_made_table():
+    table = {
+        "pretrained.conv1.0.weight": "backbone.stem.0.conv.weight",
+        "pretrained.conv1.1.running_mean": "backbone.stem.0.bn.running_mean",
+        "pretrained.conv1.3.weight": "backbone.stem.1.conv.weight",
+        "pretrained.conv1.4.bias": "backbone.stem.1.bn.bias",
+        "pretrained.conv1.6.weight": "backbone.stem.2.conv.weight",
+        "pretrained.bn1.num_batches_tracked": "backbone.stem.2.bn.num_batches_tracked",
+        "pretrained.layer1.0.conv1.weight": "backbone.layer1.0.conv1.weight",
+        "pretrained.layer4.2.bn3.running_var": "backbone.layer4.2.bn3.running_var",
+        "pretrained.layer3.0.downsample.1.weight": "backbone.layer3.0.downsample.1.weight",
+        "conv_sub1.2.bn.weight": "sub1.2.bn.weight",
+        "head.cff_24.conv_low.0.weight": "cff_24.low.conv.weight",
+        "head.cff_12.conv_high.1.bias": "cff_12.high.bn.bias",
+        "module.head.cff_24.conv_low_cls.weight": "cff_24.aux_classifier.weight",
+        "head.conv_cls.weight": "classifier.weight",
+    }
+    translated = from_reference({name: torch.tensor(i) for i, name in enumerate(table)})
+    assert {name: value.item() for name, value in translated.items()} == {n: i for i, n in enumerate(table.values())}
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_backbone_and_class_count_are_told_from_the_names(make_reference, depth):
+    with torch.device("meta"):
+        tensors = make_reference(depth, classes=11).state_dict()
+    checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(tensors))
+    assert (checkpoint.backbone, checkpoint.num_classes) == (depth, 11)
+
+
+def test_an_unknown_backbone_is_refused(reference_tensors):
+    tensors = {name: value for name, value in reference_tensors.items() if "layer4.1" not in name}
+    checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(tensors))
+    assert re.search(r"x\.pth .*\(2, 2, 2, 1\).*resnet18", refusal(lambda: checkpoint.backbone))
+
+
+def test_a_checkpoint_without_classifier_has_no_class_count():
+    assert "no classifier" in refusal(lambda: Checkpoint(Path("x.pth"), "reference", {}).num_classes)
+
+
+# ---------------------------------------------------------------- our own files
+
+
+def test_our_checkpoint_gives_its_network_and_description(net_and_wanted, tmp_path):
+    net, wanted = net_and_wanted
+    meta = {"model": {"backbone": "resnet18"}, "classes": ["a", "b"], "version": "1"}
+    state_dict = {f"net.{name}": value for name, value in wanted.items()} | {"criterion.weight": torch.ones(1)}
+    path = saved({"state_dict": state_dict, "epoch": 3, "icnet": meta}, tmp_path / "best.ckpt")
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.kind, checkpoint.backbone, checkpoint.num_classes) == ("icnet", "resnet18", 19)
+    assert checkpoint.meta == meta
+    assert checkpoint.path == path
+    load_weights(net, checkpoint.state_dict, path)
+    assert_same(net.state_dict(), wanted)
+
+
+def test_sha256_equals_hashlib_over_the_whole_file(tmp_path):
+    content = bytes(range(256)) * 5000  # more than one block of reading
+    (tmp_path / "x").write_bytes(content)
+    assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+# ---------------------------------------------------------------- backbones
+
+
+@pytest.fixture
+def gluon_backbone(make_reference):
+    """A deep-stem ResNet-50 with the key layout of timm's resnet50s, whose state dict is the published file's."""
+    backbone = make_reference("resnet50").pretrained
+    # 55 convolutions, each with one weight and five tensors of its batch norm, and the two of fc.
+    assert len(backbone.state_dict()) == 332
+    for name in ("conv1.0.weight", "conv1.4.running_var", "bn1.weight", "layer1.0.downsample.1.bias", "fc.bias"):
+        assert name in backbone.state_dict()
+    return backbone
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_backbone_weights_in_gluon_layout_give_the_same_features(gluon_backbone, tmp_path, suffix):
+    path = tmp_path / f"resnet50s{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(gluon_backbone.state_dict(), path)
+    backbone = ResNet("resnet50")
+    load_weights(backbone, read_backbone(str(path)), path)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        middle, top = gluon_backbone.eval()(image)
+        torch.testing.assert_close(backbone.eval()(image), top, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(backbone.forward_mid(image), middle, atol=1e-4, rtol=1e-4)
+
+
+def test_backbone_weights_of_another_depth_are_refused(make_reference, tmp_path):
+    path = saved(make_reference("resnet18").pretrained.state_dict(), tmp_path / "resnet18s.pth")
+    message = refusal(load_weights, ResNet("resnet50"), read_backbone(str(path)), path)
+    assert str(path) in message
+    assert "missing" in message
+    assert "mis-shaped" in message
+
+
+def fake_hub(monkeypatch, download) -> None:
+    module = ModuleType("huggingface_hub")
+    module.hf_hub_download = download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+
+
+def test_hub_id_downloads_the_safetensors_file(make_reference, monkeypatch, tmp_path):
+    backbone = make_reference("resnet18").pretrained
+    save_file(backbone.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repository: str, filename: str) -> str:
+        asked.append((repository, filename))
+        return str(tmp_path / filename)
+
+    fake_hub(monkeypatch, download)
+    tensors = read_backbone(HUB_ID)
+    assert asked == [(HUB_ID, "model.safetensors")]
+    assert torch.equal(tensors["stem.0.conv.weight"], backbone.conv1[0].weight)
+    load_weights(ResNet("resnet18"), tensors, HUB_ID)
+
+
+def test_hub_id_without_huggingface_hub_is_refused_with_the_command_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # import then raises ImportError
+    message = refusal(read_backbone, HUB_ID)
+    assert HUB_ID in message
+    assert "pip install huggingface_hub" in message
+
+
+def test_hub_id_offline_is_refused_with_the_reason(monkeypatch):
+    def download(repository: str, filename: str) -> str:
+        raise ConnectionError("no route to host\nand a second line")
+
+    fake_hub(monkeypatch, download)
+    message = refusal(read_backbone, HUB_ID)
+    assert HUB_ID in message
+    assert "ConnectionError" in message
+
+
+@pytest.mark.parametrize(
+    "source", ["resnet50s.pth", "weights/resnet50s.pth", "a/b/c", "resnet50", "/nowhere/x.safetensors"]
+)
+def test_a_source_that_is_neither_file_nor_hub_id_is_refused_without_asking_the_hub(source, monkeypatch):
+    fake_hub(monkeypatch, lambda *_: pytest.fail("the hub was asked"))
+    message = refusal(read_backbone, source)
+    assert f"model.backbone_weights={source} is no file" in message
+
+
+def test_a_backbone_file_of_one_tensor_is_refused(tmp_path):
+    assert "Tensor" in refusal(read_backbone, str(saved(torch.ones(3), tmp_path / "x.pth")))
+
+
+# ---------------------------------------------------------------- strict loading and fine-tuning
+
+
+def test_strict_loading_lists_missing_unexpected_and_misshaped_keys_in_short():
+    net = ICNet(19, "resnet18")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    tensors = {name: value + 1 for name, value in net.state_dict().items()}
+    for name in [name for name in tensors if name.startswith("sub1.")]:
+        del tensors[name]
+    tensors["stranger.weight"] = torch.ones(1)
+    tensors["classifier.weight"] = torch.ones(7, 128, 1, 1)
+    message = refusal(load_weights, net, tensors, "some.pth")
+    assert message.startswith("some.pth does not fit this network: 18 missing (sub1.0.conv.weight, ")
+    assert message.count("sub1.") == 3  # the first three of the 18
+    assert "1 unexpected (stranger.weight)" in message
+    assert "1 mis-shaped (classifier.weight (7, 128, 1, 1) instead of (19, 128, 1, 1))" in message
+    assert_same(net.state_dict(), before)
+
+
+def test_weights_of_another_architecture_are_refused(reference_tensors, tmp_path):
+    checkpoint = read_checkpoint(saved(reference_tensors, tmp_path / "resnet18.pth"))
+    message = refusal(load_for_finetuning, ICNet(19, "resnet50"), checkpoint)
+    assert "resnet18.pth does not fit" in message
+    assert "backbone.layer1.0.conv3.weight" in message
+
+
+def test_finetuning_to_other_classes_keeps_everything_but_the_classifiers(reference_tensors):
+    checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(reference_tensors))
+    net = ICNet(11, "resnet18")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fresh = load_for_finetuning(net, checkpoint)
+    assert sorted(fresh) == ["cff_12.aux_classifier.weight", "cff_24.aux_classifier.weight", "classifier.weight"]
+    wanted = {name: before[name] if name in fresh else value for name, value in checkpoint.state_dict.items()}
+    assert_same(net.state_dict(), wanted)
+    assert checkpoint.num_classes == 19  # the checkpoint itself is untouched
+
+
+def test_finetuning_with_equal_classes_loads_everything(net_and_wanted):
+    net, wanted = net_and_wanted
+    assert load_for_finetuning(net, Checkpoint(Path("x.pth"), "reference", wanted)) == []
+    assert_same(net.state_dict(), wanted)
+
+
+def test_finetuning_refuses_other_shapes_outside_the_classifiers(net_and_wanted):
+    net, wanted = net_and_wanted
+    tensors = wanted | {"cff_24.low.conv.weight": torch.ones(128, 2048, 3, 3)}
+    message = refusal(load_for_finetuning, net, Checkpoint(Path("x.pth"), "reference", tensors))
+    assert "1 mis-shaped (cff_24.low.conv.weight (128, 2048, 3, 3) instead of (128, 512, 3, 3))" in message
+
+
+def test_finetuning_refuses_a_checkpoint_without_classifiers(net_and_wanted):
+    net, wanted = net_and_wanted
+    tensors = {name: value for name, value in wanted.items() if name != "classifier.weight"}
+    message = refusal(load_for_finetuning, net, Checkpoint(Path("x.pth"), "reference", tensors))
+    assert "1 missing (classifier.weight)" in message
+
+
+# ---------------------------------------------------------------- files that can't be used
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    for path in (tmp_path / "none.ckpt", tmp_path):  # a folder is no checkpoint either
+        assert f"no checkpoint at {path}" in refusal(read_checkpoint, path)
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.ckpt", "old.pth", "x.safetensors"])
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, name, share):
+    tensors = {f"pretrained.layer1.{i}.conv1.weight": torch.randn(40, 40) for i in range(5)}
+    path = tmp_path / name
+    if name == "x.safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=name != "old.pth")
+    load_file(path)  # whole, it is fine
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    message = refusal(load_file, path)
+    assert f"{path} ({int(share * len(whole))} bytes) is truncated or not a checkpoint" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,miou\n1,0.5\n",
+        "<!DOCTYPE html>\n<html>",  # what a download link may give
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "404: Not Found",
+        *(f"{letter} few words\nin two lines" for letter in "Iabeqstu}"),  # begin with a pickle instruction
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_text_file_is_refused_as_no_checkpoint(tmp_path, text, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_text(text)
+    assert "is truncated or not a checkpoint" in refusal(load_file, path)
+
+
+class Code:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "pickle 2", "pickle 5"])
+def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path, container):
+    path, marker = tmp_path / "x.pth", tmp_path / "marker"
+    content = {"pretrained.conv1.0.weight": torch.ones(1), "payload": Code(marker)}
+    if container.startswith("pickle"):
+        path.write_bytes(pickle.dumps({"payload": Code(marker)}, protocol=int(container[-1])))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *_, **__: None)  # torch.load remarks on the protocol first
+        message = refusal(load_file, path)
+        refusal(read_checkpoint, path)
+        refusal(read_backbone, str(path))
+    assert "holds pickled code" in message
+    assert not marker.exists()
+    if container == "pickle 2":  # prove that the trap works
+        pickle.loads(path.read_bytes())  # noqa: S301
+        assert marker.exists()
+
+
+def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path):
+    path = saved(torch.nn.Linear(1, 1), tmp_path / "model.pth")
+    assert "pickled code (torch.nn.modules.linear.Linear)" in refusal(read_checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"backbone.backbone.stem.0.weight": torch.ones(1)}, "backbone.backbone.stem.0.weight"),  # mmsegmentation's
+        ({"state_dict": {"conv1.weight": torch.ones(1)}}, "conv1.weight"),
+        ({}, "first keys: none"),
+        ([torch.ones(1)], "list"),
+        (torch.ones(1), "Tensor"),
+    ],
+)
+def test_files_that_are_no_icnet_are_refused(tmp_path, content, words):
+    path = saved(content, tmp_path / "other.pth")
+    message = refusal(read_checkpoint, path)
+    assert str(path) in message
+    assert words in message

@@ -1,0 +1,207 @@
+"""train.py from the outside: what a run leaves behind, and that it survives what happens to long runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from icnet.models.checkpoints import load_file
+
+ROOT = Path(__file__).parents[1]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path)["state_dict"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    assert different == []
+
+
+def start(*overrides: object, cwd: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, overrides)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_run_folder_holds_everything_of_the_run(trained):
+    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json", "csv/metrics.csv", ".hydra/config.yaml"):
+        assert (trained / path).is_file(), path
+    assert len(list((trained / "pictures").glob("*.jpg"))) == 2  # one image in each of two validations
+
+
+def test_results_file_agrees_with_the_log(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert results["status"] == "done"
+    assert results["data"] == "street (synthetic)"
+    assert results["model"] == "icnet_resnet18"
+    assert results["epochs"] == 2
+    assert results["steps"] == 2 * 3  # six scenes in batches of two
+    assert [entry["epoch"] for entry in results["history"]] == [0, 1]
+    mious = [entry["miou"] for entry in results["history"]]
+    assert results["final_miou"] == mious[-1]
+    assert results["best_miou"] == max(mious)
+    assert results["best_epoch"] == mious.index(max(mious))
+    present = [iou for iou in results["iou"].values() if iou is not None]
+    assert results["final_miou"] == pytest.approx(sum(present) / len(present), abs=1e-6)
+    assert results["config"]["optim"]["lr"] == 0.01
+    assert results["seed"] == 1
+    assert results["versions"]["torch"].startswith("2.")
+    assert results["images_per_s"] > 0
+
+
+def test_checkpoint_is_plain_and_says_what_it_is(trained):
+    content = load_file(trained / "checkpoints" / "best.ckpt")  # weights_only: would refuse anything but plain values
+    meta = content["icnet"]
+    assert meta["model"] == {"name": "icnet", "backbone": "resnet18", "num_classes": 19}
+    assert meta["classes"]["names"][0] == "road"
+    assert meta["data"]["name"] == "street"
+    assert all(tensor.device.type == "cpu" for tensor in content["state_dict"].values())
+
+
+def test_learning_rate_is_logged_for_each_group(trained):
+    header = (trained / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"lr-SGD/backbone", "lr-SGD/head", "train/loss", "train/loss_sub4", "val/miou", "val/iou_road"} <= set(header)
+
+
+def test_killed_run_resumed_equals_an_uninterrupted_one(small, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    common = (*small, "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "callbacks.pictures=0")
+    subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *common, f"hydra.run.dir={whole}"],
+        check=True, capture_output=True, cwd=tmp_path,
+    )  # fmt: skip
+    process = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
+    # SIGKILL once the second epoch has begun: a checkpoint of the first is there and steps were made since.
+    last = broken / "checkpoints" / "last.ckpt"
+    wait_for(last.exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert load_file(last)["epoch"] < 2  # there is something left to do
+    resumed = start(*common, f"hydra.run.dir={broken}", "resume=auto", cwd=tmp_path)
+    _, errors = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, errors
+    assert_same_weights(whole / "checkpoints" / "last.ckpt", last)
+    results = [json.loads((run / "results.json").read_text()) for run in (whole, broken)]
+    assert [entry["miou"] for entry in results[0]["history"]] == [entry["miou"] for entry in results[1]["history"]]
+
+
+@pytest.mark.parametrize("extra", [(), ("callbacks.ema_decay=0.9", "data.workers=2", "scheduler=poly")])
+def test_terminated_run_saves_in_mid_epoch_and_goes_on_from_there(small, tmp_path, extra):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    common = (
+        *small, *extra, "trainer.batch_size=1", "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
+        "callbacks.pictures=0",
+    )  # fmt: skip
+    subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *common, f"hydra.run.dir={whole}"],
+        check=True, capture_output=True, cwd=tmp_path,
+    )  # fmt: skip
+    log = broken / "train.log"
+    process = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
+    wait_for(lambda: "training icnet" in log.read_text() if log.exists() else False, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors
+    last = broken / "checkpoints" / "last.ckpt"
+    steps = load_file(last)["global_step"]
+    assert 0 < steps < 24
+    resumed = start(*common, f"hydra.run.dir={broken}", f"resume={last}", cwd=tmp_path)
+    _, errors = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, errors
+    assert_same_weights(whole / "checkpoints" / "last.ckpt", last)
+
+
+def test_full_disk_keeps_the_previous_checkpoint(small, tmp_path):
+    run = tmp_path / "run"
+    first = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *small, "trainer.max_epochs=1", f"hydra.run.dir={run}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    last = run / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def no_large_files() -> None:  # the kernel refuses to write beyond 1 MiB, as it would on a full disk
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    second = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *small, f"hydra.run.dir={run}", f"resume={last}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, preexec_fn=no_large_files,
+    )  # fmt: skip
+    assert second.returncode == 2, second.stderr
+    errors = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "could not be written" in errors[0]
+    assert "the previous" in errors[0]
+    assert last.read_bytes() == before
+    assert not list(run.glob("checkpoints/.*"))
+
+
+def test_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(small, script, tmp_path):
+    good = script("train", *small, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'run'}")
+    assert good.status == 0, good.err
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    bad = script("train", *small, f"hydra.run.dir={tmp_path / 'run'}", "optim.lr=1e30")
+    assert bad.status == 2
+    assert "the loss became" in bad.error
+    assert "step 2 (epoch 0, lr 2.5e+29)" in bad.error  # the first step still sees sound weights
+    assert f"the last good checkpoint is {last}" in bad.error
+    assert last.read_bytes() == before
+
+
+def test_multirun_trains_each_value_and_prints_a_table(small, process, tmp_path):
+    done = process(
+        "train", "-m", *small, "trainer.max_epochs=1", "optim.lr=0.08,0.1,0.11", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        cwd=tmp_path, env={**os.environ, "COLUMNS": "160"},
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    results = [json.loads((tmp_path / "sweep" / str(n) / "results.json").read_text()) for n in range(3)]
+    assert [result["config"]["optim"]["lr"] for result in results] == [0.08, 0.1, 0.11]
+    table = done.out[done.out.index("3 runs on street (synthetic)") :]
+    for result in results:
+        row = next(line for line in table.splitlines() if f" {result['config']['optim']['lr']} " in line)
+        assert f"{100 * result['best_miou']:.1f}" in row
+
+
+def test_fine_tuning_to_other_classes_keeps_all_but_the_classifiers(small, script, trained, camvid_like, tmp_path):
+    done = script(
+        "train", "data=camvid", *[word for word in small if not word.startswith("data")], f"data.root={camvid_like}",
+        "data.crop_size=[64,64]", "data.scale_range=[64,96]", "data.workers=0", "trainer.max_epochs=1",
+        f"model.weights={trained / 'checkpoints' / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "has 19 classes and this run 11" in log
+    assert weights(tmp_path / "run" / "checkpoints" / "last.ckpt")["net.classifier.weight"].shape[0] == 11
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gains(small, script, tmp_path):
+    done = script(
+        "train", *small, f"hydra.run.dir={tmp_path / 'run'}", "trainer.max_epochs=30", "optim.lr=1e-12",
+        "callbacks.early_stop_patience=1", "callbacks.pictures=0",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["epochs"] < 30
