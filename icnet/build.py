@@ -213,13 +213,27 @@ def optimizer_factory(optim: OptimConfig, scheduler: SchedulerConfig) -> Callabl
             epochs = task.trainer.max_epochs or 1
             schedule = {"scheduler": warmup_cosine(optimizer, epochs, scheduler.warmup_epochs), "interval": "epoch"}
         elif scheduler.name == "poly":
-            steps = int(task.trainer.estimated_stepping_batches)
-            schedule = {"scheduler": poly(optimizer, steps, scheduler.power), "interval": "step"}
+            schedule = {"scheduler": poly(optimizer, total_steps(task.trainer), scheduler.power), "interval": "step"}
         else:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     return configure
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Return the number of optimizer steps of the whole run.
+
+    Lightning's ``estimated_stepping_batches`` says the same, but starts the loader to find out, and before a resumed
+    run knows where in the epoch it stands.
+    """
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    batches = len(data.train) // (data.batch_size * trainer.world_size)
+    limit = trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
 
 def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:

@@ -1,5 +1,6 @@
 """Loading in batches, over several devices, resumable in the middle of an epoch."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,9 +78,11 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def start_worker(_: int) -> None:
-    """Keep each loader process to one thread; the processes are the parallelism."""
+    """Keep each loader process to one thread (the processes are the parallelism) and let it be ended."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Lightning's handler, which a forked worker inherits, notes SIGTERM and goes on: the worker could not be ended.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Loader(DataLoader):
