@@ -33,8 +33,10 @@ def fit(config: TrainConfig) -> float | None:
     if not trainer.is_global_zero:
         return None
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    print(f"{results['data']}: best val/miou {results['best_miou']} at epoch {results['best_epoch']}; all of it in {run}")
-    return results["best_miou"]
+    best = results["best_miou"]
+    scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results['best_epoch']}"
+    print(f"{results['data']}: {scored}; everything of this run is in {run}")
+    return best
 
 
 if __name__ == "__main__":

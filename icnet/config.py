@@ -1,15 +1,13 @@
-"""The schema of the configuration: every key the scripts read, its type, its default's meaning and its allowed range.
+"""The schema of the configuration: every key the scripts read, its type, what it means and its range.
 
 Hydra composes ``conf/`` onto these dataclasses, so an unknown key or a value of the wrong type fails before anything
-runs; ``__post_init__`` holds the ranges. Only scripts, ``build`` and ``launch`` know that Hydra exists; everything below
-gets plain arguments.
+runs; ``__post_init__`` holds the ranges. Only scripts, ``build`` and ``launch`` know that Hydra exists; everything
+below gets plain arguments.
 """
 
-import os
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, Optional
 
 from icnet.errors import UserError
 
@@ -117,7 +115,7 @@ class ModelConfig:
 class LossConfig:
     """The cascade loss."""
 
-    resize: str = "nearest"  # nearest: labels to each output's size; logits: outputs to the labels' size; blend: see losses.py
+    resize: str = "nearest"  # nearest: labels to the outputs' sizes; logits: the reverse; blend: see losses.py
     sub124_weight: float = 1.0
     sub24_weight: float = 0.4
     sub4_weight: float = 0.4
@@ -271,17 +269,12 @@ class InferenceConfig:
                 _at_least("eval.sliding_window", side, 64)
 
 
-@dataclass
-class DataOverrides:
-    """``data=checkpoint``: what the checkpoint was trained on; keys that are not null replace the checkpoint's."""
-
-    name: None = None
-    root: str | None = None
-    val_split: str | None = None
-    label_kind: str | None = None
-    classes: str | None = None
-    eval_batch_size: int | None = None
-    workers: int | None = None
+# eval.py's data keys: those of DataConfig, each of them null unless given. With ``data=checkpoint``, which has no name,
+# what is given replaces what the checkpoint was trained on.
+DataOverrides: Any = make_dataclass(
+    "DataOverrides",
+    [(key.name, Optional[key.type], None) for key in fields(DataConfig)],  # noqa: UP045 - a value, no annotation
+)
 
 
 @dataclass
@@ -289,7 +282,7 @@ class EvalConfig:
     """Everything ``eval.py`` reads."""
 
     ckpt: str | None = None  # null = the newest best checkpoint below outputs/
-    data: Any = MISSING
+    data: DataOverrides = MISSING
     trainer: TrainerConfig = MISSING
     eval: InferenceConfig = field(default_factory=InferenceConfig)
     save_pictures: bool = False

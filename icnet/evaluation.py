@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from icnet.callbacks.pictures import triptych
 from icnet.data.labels import IGNORE_INDEX, TRAIN_ID_TO_LABEL_ID, ClassTable
 from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
 from icnet.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
+from icnet.pictures import comparison
 
 
 class EvaluationTask(LightningModule):
@@ -60,7 +60,8 @@ class EvaluationTask(LightningModule):
         self.running_mean.update(preds, batch["mask"], batch["index"])
         for image, mask, pred, name in zip(batch["image"], batch["mask"], preds, batch["name"], strict=True):
             if self.pictures:
-                _write(self.pictures / f"{name}.jpg", triptych(image, mask, pred, self.classes)[..., ::-1])
+                pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
+                _write(self.pictures / f"{name}.jpg", comparison(pixels, truth, guess, self.classes)[..., ::-1])
             if self.label_ids:
                 # The server looks for each image's name in the name of exactly one file.
                 _write(self.label_ids / f"{name}_pred_labelIds.png", TRAIN_ID_TO_LABEL_ID[pred.cpu().numpy()])

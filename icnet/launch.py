@@ -53,7 +53,7 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 _exit_with(error)
             except PermissionError as error:
-                _exit_with(UserError(f"{error.filename} cannot be written; choose another folder with hydra.run.dir=PATH"))
+                _exit_with(UserError(f"{error.filename} cannot be written; choose another with hydra.run.dir=PATH"))
 
         return command
 
@@ -86,7 +86,8 @@ def one_line(error: BaseException) -> str:
 
 def _flatten(text: str) -> str:
     lines = [line.strip() for line in text.split("\nConfig search path:")[0].splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type", "reference_type")))
+    noise = ("full_key", "object_type", "reference_type")
+    return " ".join(line for line in lines if line and not line.startswith(noise))
 
 
 def _exit_with(error: BaseException) -> None:

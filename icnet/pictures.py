@@ -101,3 +101,19 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), gap
             row.append(np.full((picture.shape[0], gap, 3), PAPER, np.uint8))
         row.append(picture)
     return np.hstack(row)
+
+
+def comparison(image: np.ndarray, target: np.ndarray, preds: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """Put image, label, prediction and error side by side.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        target: (H, W) integer train ids.
+        preds: (H, W) integer train ids.
+        classes: Names and colours.
+
+    Returns:
+        (about H, about 4 W, 3) uint8 RGB.
+    """
+    panels = [image, classes.colorize(target), classes.colorize(preds), error_map(preds, target)]
+    return side_by_side(panels, ("image", "label", "prediction", "error (red)"))

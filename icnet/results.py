@@ -41,7 +41,12 @@ def git_revision() -> str | None:
     try:
         revision, changes = (
             subprocess.run(  # noqa: S603 - fixed words, no input
-                ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10  # noqa: S607
+                ["git", *words],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,  # noqa: S607
             ).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )

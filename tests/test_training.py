@@ -41,8 +41,9 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 def test_run_folder_holds_everything_of_the_run(trained):
-    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json", "csv/metrics.csv", ".hydra/config.yaml"):
+    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json", "csv/metrics.csv", "train.log"):
         assert (trained / path).is_file(), path
+    assert (trained / ".hydra" / "config.yaml").is_file()
     assert len(list((trained / "pictures").glob("*.jpg"))) == 2  # one image in each of two validations
 
 
@@ -77,7 +78,8 @@ def test_checkpoint_is_plain_and_says_what_it_is(trained):
 
 def test_learning_rate_is_logged_for_each_group(trained):
     header = (trained / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"lr-SGD/backbone", "lr-SGD/head", "train/loss", "train/loss_sub4", "val/miou", "val/iou_road"} <= set(header)
+    assert {"lr-SGD/backbone", "lr-SGD/head", "train/loss", "train/loss_sub4"} <= set(header)
+    assert {"val/miou", "val/loss", "val/pixel_acc", "val/miou_running_mean", "val/iou_road"} <= set(header)
 
 
 def test_killed_run_resumed_equals_an_uninterrupted_one(small, tmp_path):
@@ -174,7 +176,8 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint
 
 def test_multirun_trains_each_value_and_prints_a_table(small, process, tmp_path):
     done = process(
-        "train", "-m", *small, "trainer.max_epochs=1", "optim.lr=0.08,0.1,0.11", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        "train", "-m", *small, "trainer.max_epochs=1", "optim.lr=0.08,0.1,0.11",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
         cwd=tmp_path, env={**os.environ, "COLUMNS": "160"},
     )  # fmt: skip
     assert done.status == 0, done.err

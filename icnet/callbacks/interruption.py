@@ -33,7 +33,12 @@ class NonFiniteLoss(Callback):
         self._pending: list[tuple[int, int, float, Tensor]] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ANN401
     ) -> None:
         """Note the loss; look at the noted ones now and then."""
         lr = trainer.optimizers[0].param_groups[0]["lr"]
@@ -57,12 +62,13 @@ class NonFiniteLoss(Callback):
         pending, self._pending = self._pending, []
         if not pending:
             return
-        for (step, epoch, lr, _), loss in zip(pending, torch.stack([entry[3] for entry in pending]).tolist(), strict=True):
+        losses = torch.stack([entry[3] for entry in pending]).tolist()
+        for (step, epoch, lr, _), loss in zip(pending, losses, strict=True):
             if not math.isfinite(loss):
                 saved = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
                 good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
                 raise UserError(
-                    f"the loss became {loss} at step {step} (epoch {epoch}, lr {lr:.4g}) and the run was stopped; {good}; "
+                    f"the loss became {loss} at step {step} (epoch {epoch}, lr {lr:.4g}), so the run stopped; {good}; "
                     "try a smaller optim.lr, trainer.gradient_clip_val=10 or a longer scheduler.warmup_epochs"
                 )
 

@@ -1,16 +1,15 @@
-"""Pictures of what the network sees: image, label and prediction side by side."""
+"""Pictures of what the network sees: image, label, prediction and error side by side."""
 
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from icnet.data.labels import ClassTable
-from icnet.pictures import side_by_side
+from icnet.pictures import comparison
 from icnet.task import SegmentationTask
 
 
@@ -44,27 +43,11 @@ class ValidationPictures(Callback):
             if self._drawn >= self.count:
                 return
             self._drawn += 1
-            picture = triptych(image, mask, pred, self.classes)
+            pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
+            picture = comparison(pixels, truth, guess, self.classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{name}_epoch{trainer.current_epoch:03d}.jpg"
             cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(f"val/{name}", picture, trainer.current_epoch, dataformats="HWC")
-
-
-def triptych(image: Tensor, mask: Tensor, pred: Tensor, classes: ClassTable) -> np.ndarray:
-    """Put image, label and prediction side by side.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        mask: (H, W) train ids.
-        pred: (H, W) train ids.
-        classes: Names and colours.
-
-    Returns:
-        (H, about 3 W, 3) uint8 RGB.
-    """
-    panels = [image.permute(1, 2, 0).cpu().numpy()]
-    panels += [classes.colorize(labels.cpu().numpy()) for labels in (mask, pred)]
-    return side_by_side(panels)

@@ -30,7 +30,12 @@ class Throughput(Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,  # noqa: ANN401
     ) -> None:
         """Count one step."""
         now = time.perf_counter()

@@ -184,6 +184,7 @@ def describe(model: Network) -> dict[str, str]:
         "backbone": model.checkpoint.backbone,
         "icnet_version": icnet.__version__,
         "trained_with_version": str(meta.get("version", "unknown")),
+        "data": json.dumps(meta.get("data", {})),
         "checkpoint": model.checkpoint.path.name,
         "checkpoint_sha256": sha256(model.checkpoint.path),
     }

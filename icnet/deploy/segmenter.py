@@ -231,7 +231,8 @@ def open_segmenter(path: Path, device: torch.device) -> Segmenter:
     if path.suffix not in TORCH_SUFFIXES:
         raise UserError(f"{path} is no model; give a file that ends in {', '.join((*TORCH_SUFFIXES, ONNX_SUFFIX))}")
     model = read_network(path)
-    return TorchSegmenter(model.net, model.normalizer, model.classes, model.checkpoint.meta, path).to(device)
+    meta = {**model.checkpoint.meta, "backbone": model.checkpoint.backbone}
+    return TorchSegmenter(model.net, model.normalizer, model.classes, meta, path).to(device)
 
 
 def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:

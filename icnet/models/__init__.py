@@ -1,0 +1,1 @@
+"""ICNet, its backbone and its checkpoints."""

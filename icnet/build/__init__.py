@@ -1,0 +1,27 @@
+"""From configuration to objects, for all scripts: the only package that knows both."""
+
+from icnet.build.data import data_module, data_title, prepare_data
+from icnet.build.evaluation import evaluation_about, evaluation_data, evaluation_task, evaluation_trainer
+from icnet.build.task import criterion, network, optimizer_factory, resume_path, task, total_steps
+from icnet.build.trainer import callbacks, lightning_trainer, loggers, prepare_device, process_count
+
+__all__ = [
+    "callbacks",
+    "criterion",
+    "data_module",
+    "data_title",
+    "evaluation_about",
+    "evaluation_data",
+    "evaluation_task",
+    "evaluation_trainer",
+    "lightning_trainer",
+    "loggers",
+    "network",
+    "optimizer_factory",
+    "prepare_data",
+    "prepare_device",
+    "process_count",
+    "resume_path",
+    "task",
+    "total_steps",
+]

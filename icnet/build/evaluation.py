@@ -1,0 +1,93 @@
+"""From configuration to an evaluation."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import OmegaConf
+
+from icnet.build.data import data_title
+from icnet.build.trainer import limit, trainer_arguments
+from icnet.config import DataConfig, EvalConfig
+from icnet.data.labels import ClassTable
+from icnet.deploy.inference import Inference
+from icnet.deploy.segmenter import ONNX_SUFFIX, OnnxSegmenter, Segmenter, open_segmenter
+from icnet.errors import UserError
+from icnet.evaluation import EvaluationTask
+from icnet.models.checkpoints import read_checkpoint, sha256
+
+
+def evaluation_data(config: EvalConfig) -> DataConfig:
+    """Return the data to evaluate on: the checkpoint's own unless another set was chosen, with the keys given.
+
+    Raises:
+        UserError: If the checkpoint cannot be read.
+    """
+    given = {key: value for key, value in vars(config.data).items() if value is not None}
+    if "name" not in given:
+        own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
+        given = {**own, "eval_batch_size": 1, **given}
+    schema = OmegaConf.structured(DataConfig)
+    data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, given))  # type: ignore[assignment]
+    return data
+
+
+def _data_of(path: Path) -> dict[str, Any]:
+    if path.suffix == ONNX_SUFFIX:
+        return json.loads(OnnxSegmenter(path).meta.get("data", "{}"))
+    return read_checkpoint(path).meta.get("data", {})
+
+
+def evaluation_task(config: EvalConfig, classes: ClassTable, run: Path) -> EvaluationTask:
+    """Build what runs the segmenter over the images and counts.
+
+    Raises:
+        UserError: If the segmenter's classes are not the data's.
+    """
+    path = Path(config.ckpt or "")
+    segmenter = open_segmenter(path, torch.device("cpu"))  # Lightning moves it to its device
+    if len(segmenter.classes) != len(classes):
+        raise UserError(
+            f"{path} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
+            "choose the data it was trained on, or another checkpoint"
+        )
+    inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
+    return EvaluationTask(
+        segmenter,
+        inference,
+        classes,
+        pictures=run / "pictures" if config.save_pictures else None,
+        label_ids=run / "label_ids" if config.save_label_ids else None,
+    )
+
+
+def evaluation_trainer(config: EvalConfig) -> Trainer:
+    """Build the Trainer of an evaluation."""
+    progress: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
+    return Trainer(
+        **trainer_arguments(config.trainer),
+        default_root_dir=config.output_dir,
+        limit_test_batches=limit(config.trainer.limit_val_batches),
+        enable_model_summary=False,
+        logger=False,
+        callbacks=progress,
+    )
+
+
+def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter) -> dict[str, Any]:
+    """Return what the results of an evaluation belong to."""
+    path = Path(config.ckpt or "")
+    return {
+        "ckpt": str(path),
+        "ckpt_sha256": sha256(path),
+        "runtime": segmenter.runtime,
+        "data": data_title(data),
+        "split": data.val_split,
+        "model": f"icnet_{segmenter.meta['backbone']}",
+        "seed": config.seed,
+        "config": asdict(config) | {"data": asdict(data)},
+    }

@@ -1,0 +1,172 @@
+"""From configuration to Lightning's Trainer with its loggers and callbacks."""
+
+import logging
+import warnings
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichModelSummary,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from icnet.build.data import data_title
+from icnet.callbacks.batchnorm import SharedBatchNormStatistics
+from icnet.callbacks.interruption import NonFiniteLoss, SaveOnRequestToStop
+from icnet.callbacks.pictures import ValidationPictures
+from icnet.callbacks.results import TrainingResults
+from icnet.callbacks.throughput import Throughput
+from icnet.checkpoint_io import AtomicCheckpointIO
+from icnet.config import TrainConfig, TrainerConfig
+from icnet.data.datamodule import SegmentationDataModule
+from icnet.data.labels import ClassTable
+from icnet.errors import UserError
+
+SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their layers
+
+
+def process_count(trainer: TrainerConfig) -> int:
+    """Return how many processes on this machine a run takes: one per device."""
+    return len(trainer.devices) if isinstance(trainer.devices, (list, tuple)) else int(trainer.devices)
+
+
+def loggers(config: TrainConfig) -> list[Logger]:
+    """Build the loggers.
+
+    Raises:
+        UserError: If one needs a package that is not installed.
+    """
+    folder_ = config.output_dir
+    wanted = config.logger
+    for name, package in (("wandb", "wandb"), ("mlflow", "mlflow")):
+        if getattr(wanted, name) and find_spec(package) is None:
+            raise UserError(f"logger={name} needs {package}, which is not installed; run 'pip install {package}'")
+    built: list[Logger] = []
+    if wanted.csv:
+        built.append(CSVLogger(folder_, name="", version="csv"))
+    if wanted.tensorboard:
+        built.append(TensorBoardLogger(folder_, name="", version="tensorboard", default_hp_metric=False))
+    if wanted.wandb:
+        built.append(WandbLogger(project=wanted.project, save_dir=folder_))
+    if wanted.mlflow:
+        built.append(MLFlowLogger(experiment_name=wanted.project, save_dir=f"{folder_}/mlruns"))
+    return built
+
+
+def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
+    """Build the callbacks, in the order in which they act."""
+    run = Path(config.output_dir)
+    checkpoints = run / "checkpoints"
+    wanted, trainer = config.callbacks, config.trainer
+    about = {
+        "data": data_title(config.data),
+        "model": f"{config.model.name}_{config.model.backbone}",
+        "seed": config.seed,
+        "config": asdict(config),
+    }
+    built: list[Callback] = [
+        NonFiniteLoss(checkpoints, trainer.log_every_n_steps),
+        SharedBatchNormStatistics(),
+        Throughput(wanted.throughput_warmup_steps),
+        LearningRateMonitor(),
+        TrainingResults(run / "results.json", about),
+    ]
+    if wanted.pictures:
+        built.append(ValidationPictures(run / "pictures", wanted.pictures, classes))
+    if wanted.device_stats:
+        built.append(DeviceStatsMonitor())
+    if wanted.ema_decay:
+        built.append(EMAWeightAveraging(decay=wanted.ema_decay))
+    if wanted.early_stop_patience:
+        built.append(EarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
+    if trainer.progress_bar:
+        built += [RichProgressBar(), RichModelSummary(max_depth=SUMMARY_DEPTH)]
+    return [*built, SaveOnRequestToStop(checkpoints), *_checkpoints(checkpoints, wanted.checkpoint_every_n_steps)]
+
+
+def _checkpoints(folder: Path, every_n_steps: int) -> list[ModelCheckpoint]:
+    """``best.ckpt`` by ``val/miou``, and ``last.ckpt`` after each epoch or every few steps."""
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/miou", mode="max", auto_insert_metric_name=False, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder,
+        "last",
+        every_n_train_steps=every_n_steps or None,
+        every_n_epochs=None if every_n_steps else 1,
+        save_on_train_epoch_end=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    return [best, last]
+
+
+def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Return what training and evaluation hand to Lightning's Trainer alike."""
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our scores are reduced by torchmetrics already
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
+        logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.addFilter(lambda record: "Tip:" not in record.getMessage())  # advertisement
+    several = process_count(trainer) > 1
+    return {
+        "accelerator": trainer.accelerator,
+        "devices": trainer.devices,
+        # Statistics of BatchNorm are shared by a callback instead: DDP would broadcast them in every forward, in
+        # validation too, where ranks may have different numbers of batches and would wait for each other for ever.
+        "strategy": DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto",
+        "precision": trainer.precision,
+        "deterministic": trainer.deterministic,
+        "enable_progress_bar": trainer.progress_bar,
+        "use_distributed_sampler": False,  # the data module shards: in validation without counting a sample twice
+        "num_sanity_val_steps": 0,
+    }
+
+
+def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trainer:
+    """Build the Trainer of a training run."""
+    trainer = config.trainer
+    batches = len(data.train) // (trainer.batch_size * process_count(trainer)) if data.train else 0
+    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(batches, 1))  # a short epoch is logged too
+    return Trainer(
+        **trainer_arguments(trainer),
+        default_root_dir=config.output_dir,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        check_val_every_n_epoch=trainer.val_every_n_epochs,
+        log_every_n_steps=trainer.log_every_n_steps,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        gradient_clip_val=trainer.gradient_clip_val or None,
+        sync_batchnorm=trainer.sync_batchnorm and process_count(trainer) > 1,
+        limit_train_batches=limit(trainer.limit_train_batches),
+        limit_val_batches=limit(trainer.limit_val_batches),
+        enable_model_summary=trainer.progress_bar,
+        logger=loggers(config),
+        callbacks=callbacks(config, data.classes),
+        plugins=[AtomicCheckpointIO()],
+    )
+
+
+def limit(value: float | None) -> float | int | None:
+    """Return a share or a count as Lightning tells them apart: by type."""
+    return int(value) if value is not None and value > 1 else value
+
+
+def prepare_device(trainer: TrainerConfig) -> None:
+    """Choose fast settings for the machine."""
+    if torch.cuda.is_available() and not trainer.deterministic:
+        torch.backends.cudnn.benchmark = True  # shapes are fixed in training
+        torch.set_float32_matmul_precision("high")

@@ -1,0 +1,93 @@
+"""Imports point down only: scripts, then build, config and launch, then the packages, then what they stand on."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("train", "eval", "export", "demo")
+
+# Each room and the rooms below it that it may import. What is not listed may be imported by nobody but the scripts.
+BELOW = {
+    "icnet": set(),
+    "icnet.errors": set(),
+    "icnet.data": {"icnet.errors"},
+    "icnet.models": {"icnet.errors"},
+    "icnet.losses": set(),
+    "icnet.metrics": set(),
+    "icnet.optim": set(),
+    "icnet.pictures": {"icnet.data"},
+    "icnet.results": set(),
+    "icnet.checkpoint_io": {"icnet.errors"},
+    "icnet.task": {"icnet.data", "icnet.losses", "icnet.metrics", "icnet.models"},
+    "icnet.callbacks": {
+        "icnet.data", "icnet.errors", "icnet.metrics", "icnet.pictures", "icnet.results", "icnet.task",
+    },
+    "icnet.deploy": {"icnet", "icnet.data", "icnet.errors", "icnet.models", "icnet.pictures"},
+    "icnet.evaluation": {"icnet.data", "icnet.deploy", "icnet.metrics", "icnet.pictures"},
+    "icnet.report": set(),
+    "icnet.config": {"icnet.errors"},
+    "icnet.launch": {"icnet.errors"},
+}  # fmt: skip
+KNOW_HYDRA = {"icnet.build", "icnet.config", "icnet.launch", "icnet.report"}
+
+
+def room(module: str) -> str:
+    """The listed room that a module lies in; ``icnet.build`` is a room of its own."""
+    parts = module.split(".")
+    return ".".join(parts[:2])
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(node.module)
+            if node.module == "icnet":
+                found |= {f"icnet.{name.name}" for name in node.names if (ROOT / "icnet" / name.name).exists()
+                          or (ROOT / "icnet" / f"{name.name}.py").exists()}  # fmt: skip
+    return found
+
+
+MODULES = sorted((ROOT / "icnet").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_module_imports_only_from_below(path):
+    own = room(name_of(path))
+    used = {room(name) for name in imports(path) if name.split(".")[0] == "icnet"} - {own, "icnet"}
+    if own == "icnet.build":
+        assert not used & {"icnet.launch"}
+        return
+    assert own in BELOW, f"{own} is new: say in BELOW what it may import"
+    assert used <= BELOW[own], f"{name_of(path)} imports {sorted(used - BELOW[own])}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_module_knows_hydra_only_where_it_may(path):
+    if room(name_of(path)) not in KNOW_HYDRA:
+        assert not {name.split(".")[0] for name in imports(path)} & {"hydra", "omegaconf"}
+
+
+def test_no_optional_package_is_imported_by_the_whole_project():
+    for path in MODULES:
+        top = {
+            node.names[0].name.split(".")[0] if isinstance(node, ast.Import) else (node.module or "").split(".")[0]
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        assert not top & {"torch_npu", "wandb", "mlflow", "huggingface_hub", "torchvision", "timm"}, path
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_a_short_recipe(script):
+    assert len((ROOT / f"{script}.py").read_text().splitlines()) <= 60

@@ -1,0 +1,115 @@
+"""eval.py from the outside: the official metric, whatever the runtime and however many processes."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+
+CKPT = "checkpoints/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def evaluate(tmp_path_factory):
+    """Run eval.py without a progress bar and return its results."""
+
+    def run(script, *overrides: object) -> tuple[dict, Path]:
+        folder = tmp_path_factory.mktemp("eval")
+        done = script("eval", *overrides, "trainer=cpu_1p", "trainer.progress_bar=false", f"hydra.run.dir={folder}")
+        assert done.status == 0, done.err
+        return json.loads((folder / "results.json").read_text()), folder
+
+    return run
+
+
+def test_scores_equal_the_official_evaluation_of_the_same_predictions(script, evaluate, trained, street_root):
+    results, folder = evaluate(script, f"ckpt={trained / CKPT}", "save_label_ids=true", "save_pictures=true")
+    truths = sorted(street_root.glob("gtFine/val/*/*_labelIds.png"))
+    preds = [folder / "label_ids" / path.name.replace("_gtFine_labelIds", "_pred_labelIds") for path in truths]
+    official.args.quiet = True
+    official.args.JSONOutput = False
+    official.args.evalInstLevelScore = False
+    reference = official.evaluateImgLists([str(p) for p in preds], [str(p) for p in truths], official.args)
+    assert results["miou"] == pytest.approx(reference["averageScoreClasses"], abs=1e-6)
+    assert results["category_miou"] == pytest.approx(reference["averageScoreCategories"], abs=1e-6)
+    for name, iou in results["iou"].items():
+        assert (np.nan if iou is None else iou) == pytest.approx(reference["classScores"][name], abs=1e-6, nan_ok=True)
+    assert len(list((folder / "pictures").glob("*.jpg"))) == len(truths)
+
+
+def test_table_csv_and_json_tell_the_same(script, evaluate, trained):
+    results, folder = evaluate(script, f"ckpt={trained / CKPT}")
+    with (folder / "iou.csv").open() as file:
+        rows = {row["class"]: row["iou"] for row in csv.DictReader(file)}
+    assert float(rows["miou"]) == pytest.approx(results["miou"], abs=1e-6)
+    assert float(rows["road"]) == pytest.approx(results["iou"]["road"], abs=1e-6)
+    confusion = np.array(results["confusion"])
+    assert results["pixel_acc"] == pytest.approx(np.trace(confusion) / confusion.sum(), abs=1e-12)
+    assert cv2.imread(str(folder / "confusion.png")) is not None
+    assert results["data"] == "street (synthetic)"
+
+
+def test_validation_while_training_equals_evaluation_afterwards(script, evaluate, trained):
+    results, _ = evaluate(script, f"ckpt={trained / CKPT}")
+    training = json.loads((trained / "results.json").read_text())
+    assert results["miou"] == pytest.approx(training["best_miou"], abs=1e-3)  # folded BatchNorm rounds otherwise
+
+
+def test_two_processes_count_every_image_once(script, evaluate, process, trained, tmp_path):
+    one, _ = evaluate(script, f"ckpt={trained / CKPT}")  # three images: one process gets two, the other one
+    done = process(
+        "eval", f"ckpt={trained / CKPT}", "trainer=cpu_2p", "trainer.progress_bar=false",
+        f"hydra.run.dir={tmp_path / 'two'}",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    two = json.loads((tmp_path / "two" / "results.json").read_text())
+    for key in ("confusion", "miou", "pixel_acc", "miou_running_mean", "iou"):
+        assert two[key] == one[key], key
+
+
+def test_onnx_file_scores_like_the_checkpoint_it_came_from(script, evaluate, trained, tmp_path):
+    file = tmp_path / "ICNet.onnx"
+    done = script("export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=128", f"output={file}")
+    assert done.status == 0, done.err
+    torch_results, _ = evaluate(script, f"ckpt={trained / CKPT}")
+    onnx_results, _ = evaluate(script, f"ckpt={file}")
+    assert onnx_results["runtime"] == "onnxruntime"
+    assert onnx_results["miou"] == pytest.approx(torch_results["miou"], abs=1e-4)
+
+
+def test_several_scales_flip_and_windows_change_the_prediction_but_not_the_count(script, evaluate, trained):
+    plain, _ = evaluate(script, f"ckpt={trained / CKPT}")
+    more, _ = evaluate(script, f"ckpt={trained / CKPT}", "eval.scales=[1.0,1.5]", "eval.flip=true")
+    windows, _ = evaluate(script, f"ckpt={trained / CKPT}", "eval.sliding_window=[64,64]")
+    for other in (more, windows):
+        assert np.sum(other["confusion"]) == np.sum(plain["confusion"])
+        assert other["confusion"] != plain["confusion"]
+
+
+def test_left_out_checkpoint_is_the_newest_best_one(script, evaluate, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("older", "newer"):
+        folder = tmp_path / "outputs" / name / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "best.ckpt").write_bytes((trained / CKPT).read_bytes())
+    results, folder = evaluate(script)
+    assert results["ckpt"].endswith("outputs/newer/checkpoints/best.ckpt")
+    assert "newer" in (folder / "eval.log").read_text()
+
+
+def test_other_data_of_the_same_classes_can_be_chosen(script, evaluate, trained, street_root):
+    other = ("data=cityscapes", f"data.root={street_root}", "data.workers=0")
+    results, _ = evaluate(script, f"ckpt={trained / CKPT}", *other)
+    assert results["data"] == "cityscapes"
+    assert results["config"]["data"]["name"] == "cityscapes"
+
+
+def test_other_class_count_is_refused(script, trained, camvid_like, tmp_path):
+    done = script(
+        "eval", f"ckpt={trained / CKPT}", "data=camvid", f"data.root={camvid_like}", f"hydra.run.dir={tmp_path}"
+    )
+    assert done.status == 2
+    assert "19 classes and the data 11" in done.error
