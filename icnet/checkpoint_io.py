@@ -16,7 +16,7 @@ from icnet.errors import UserError
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write beside the target and rename; keep every tensor on the CPU, so that any machine can load the file."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save a checkpoint whole or not at all.
 
         Raises:

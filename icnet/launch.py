@@ -1,14 +1,18 @@
 """From the command line to a running ``main``: composing the configuration, ending with one clear line on bad input."""
 
 import inspect
+import logging
 import os
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -18,6 +22,7 @@ from icnet.errors import UserError
 Config = TypeVar("Config")
 Result = TypeVar("Result")
 
+LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
 USER_MISTAKE = 2  # the exit status for what the user can fix; 1 is a defect, with its traceback
 
 
@@ -36,7 +41,7 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
     def decorate(main: Callable[[Config], Any]) -> Callable[[], None]:
         folder = Path(inspect.getfile(main)).resolve().with_name("conf")
 
-        def job(composed: DictConfig) -> Any:  # noqa: ANN401 - what main returns; Optuna reads it
+        def job(composed: DictConfig) -> Any:
             try:
                 return main(OmegaConf.to_object(composed))  # type: ignore[arg-type]
             except UserError as error:
@@ -105,18 +110,47 @@ def run(function: Callable[[Config], Result], config: Config, processes: int) ->
 
     Returns:
         What the first process returned.
+
+    Raises:
+        UserError: The one that any of the processes ended with; the others are stopped.
     """
     if processes == 1 or "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
         return function(config)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     group = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    results: dict[int, Result] = elastic_launch(group, function)(config)
+    job = HydraConfig.get()
+    log_file = Path(job.runtime.output_dir) / f"{job.job.name}.log"
+    with tempfile.TemporaryDirectory() as folder:
+        mistake = Path(folder) / "mistake"
+        # The engine logs the traceback of every failed process; for a mistake the one line is enough.
+        for name in ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"):
+            logging.getLogger(name).addFilter(lambda _: not mistake.exists())
+        try:
+            results: dict[int, Result] = elastic_launch(group, _process)(function, config, log_file, mistake)
+        except ChildFailedError as error:
+            if mistake.exists():
+                raise UserError(mistake.read_text(encoding="utf-8")) from error
+            raise
     return results[0]
+
+
+def _process(function: Callable[[Config], Result], config: Config, log_file: Path, mistake: Path) -> Result:
+    """Run in a process of a group: log in the first one only; leave a user's mistake where the parent finds it."""
+    if os.environ["LOCAL_RANK"] == "0":
+        handlers = (logging.StreamHandler(sys.stdout), logging.FileHandler(log_file))
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=handlers)
+    try:
+        return function(config)
+    except UserError as error:
+        mistake.write_text(one_line(error), encoding="utf-8")
+        sys.exit(USER_MISTAKE)

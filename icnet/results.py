@@ -55,7 +55,7 @@ def git_revision() -> str | None:
     return revision + ("+" if changes else "")
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - any nesting of numbers, texts and tensors
+def plain(value: Any) -> Any:
     """Make a value fit for JSON: tensors become numbers, NaN becomes null, paths become text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

@@ -99,7 +99,7 @@ class SegmentationTask(LightningModule):
         for metric in (self.metrics, self.running_mean, self.val_loss):
             metric.reset()
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of types
+    def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule."""
         return self._configure(self)
 

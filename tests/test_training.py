@@ -208,3 +208,27 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(small, script, tmp_path)
     )  # fmt: skip
     assert done.status == 0, done.err
     assert json.loads((tmp_path / "run" / "results.json").read_text())["epochs"] < 30
+
+
+def test_two_processes_train_one_network_and_validate_it_like_one(small, process, script, tmp_path):
+    overrides = [word for word in small if word != "trainer=cpu_1p"]
+    done = process("train", *overrides, "trainer=cpu_2p", "trainer.batch_size=1", f"hydra.run.dir={tmp_path / 'two'}")
+    assert done.status == 0, done.err
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert results["devices"] == 2
+    assert (tmp_path / "two" / "train.log").read_text().count("epoch 2/2 on street (synthetic)") == 1  # rank 0 only
+    assert results["steps"] == 2 * 3  # six scenes, two processes, batches of one, two epochs
+    ckpt = tmp_path / "two" / "checkpoints" / "last.ckpt"
+    scored = script("eval", f"ckpt={ckpt}", "trainer=cpu_1p", "trainer.progress_bar=false", f"hydra.run.dir={tmp_path}")
+    assert scored.status == 0, scored.err
+    alone = json.loads((tmp_path / "results.json").read_text())
+    # Folded BatchNorm rounds otherwise in eval.py; a process with statistics of its own would be far off.
+    assert alone["miou"] == pytest.approx(results["final_miou"], abs=1e-3)
+
+
+def test_mistake_found_in_the_processes_of_a_group_is_one_line(small, process, tmp_path):
+    done = process(
+        "train", *small, "trainer.sync_batchnorm=true", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert done.status == 2
+    assert "trainer.sync_batchnorm=true needs several accelerators" in done.error

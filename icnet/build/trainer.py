@@ -137,8 +137,17 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
 
 
 def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trainer:
-    """Build the Trainer of a training run."""
+    """Build the Trainer of a training run.
+
+    Raises:
+        UserError: If the configuration asks for what this machine cannot do.
+    """
     trainer = config.trainer
+    if trainer.sync_batchnorm and process_count(trainer) > 1 and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.sync_batchnorm=true needs several accelerators, and this run is on CPUs, where torch has no "
+            "SyncBatchNorm; set it to false"
+        )
     batches = len(data.train) // (trainer.batch_size * process_count(trainer)) if data.train else 0
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(batches, 1))  # a short epoch is logged too
     return Trainer(

@@ -38,7 +38,7 @@ class NonFiniteLoss(Callback):
         pl_module: LightningModule,
         outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Note the loss; look at the noted ones now and then."""
         lr = trainer.optimizers[0].param_groups[0]["lr"]

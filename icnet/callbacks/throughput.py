@@ -35,7 +35,7 @@ class Throughput(Callback):
         pl_module: LightningModule,
         outputs: Any,
         batch: dict[str, Any],
-        batch_idx: int,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Count one step."""
         now = time.perf_counter()
@@ -45,7 +45,7 @@ class Throughput(Callback):
             self._images += images
             self._seconds += now - self._since
             self.images_per_s = self._images / self._seconds
-        elif self.images_per_s is None or self._seen <= 2:
+        else:
             self.images_per_s = images / (now - self._since)  # something to show during warm-up
         self._since = now
         pl_module.log("perf/images_per_s", self.images_per_s, prog_bar=True, batch_size=images)

@@ -307,7 +307,7 @@ class _Exportable(nn.Module):
         return logits.argmax(1).to(torch.int32) if self.argmax else logits
 
 
-def _trace(net: ICNet, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:  # noqa: ANN401 - a ModelProto
+def _trace(net: ICNet, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:
     image = torch.zeros(
         spec.batch or 1, 3, spec.height, spec.width, dtype=torch.uint8 if spec.normalize else torch.float32
     )
@@ -345,7 +345,7 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _compute_shapes(model: Any) -> None:  # noqa: ANN401 - a ModelProto
+def _compute_shapes(model: Any) -> None:
     """Replace all arithmetic on known shapes by its result, in place.
 
     The exporter leaves chains like Shape-Slice-Concat before every Resize even where all sizes are fixed; converters
@@ -357,7 +357,7 @@ def _compute_shapes(model: Any) -> None:  # noqa: ANN401 - a ModelProto
         _compute_shapes_once(model)
 
 
-def _compute_shapes_once(model: Any) -> None:  # noqa: ANN401 - a ModelProto
+def _compute_shapes_once(model: Any) -> None:
     onnx = _import_onnx()
     # Weights become inputs here: their values say nothing about shapes, and 100 MB would be copied at every pass.
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
@@ -450,7 +450,7 @@ def _write(content: bytes, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _import_onnx() -> Any:  # noqa: ANN401 - a module that may be missing
+def _import_onnx() -> Any:
     try:
         import onnx
         import onnx.reference

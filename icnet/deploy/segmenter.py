@@ -150,7 +150,7 @@ class OnnxSegmenter(Segmenter):
         return out
 
 
-def open_session(source: Path | bytes) -> Any:  # noqa: ANN401 - onnxruntime has no types and may be missing
+def open_session(source: Path | bytes) -> Any:
     """Open a model with ONNX Runtime on the CPU, with as many threads as torch uses.
 
     Args:
@@ -340,10 +340,10 @@ def _classes_of(checkpoint: Checkpoint) -> ClassTable:
     return ClassTable(tuple(f"class_{i}" for i in range(count)), distinct_palette(count))
 
 
-def _classes(names: Any, palette: Any, categories: Any) -> ClassTable:  # noqa: ANN401 - plain lists out of a file
+def _classes(names: Any, palette: Any, categories: Any) -> ClassTable:
     colours = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
     return ClassTable(tuple(map(str, names)), colours, tuple(map(str, categories)))
 
 
-def _list(meta: dict[str, str]) -> Any:  # noqa: ANN401 - a list out of a file
+def _list(meta: dict[str, str]) -> Any:
     return json.loads(meta.get("categories", "[]"))

@@ -90,7 +90,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_file(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def load_file(path: Path) -> Any:
     """Load a ``.pth``, ``.ckpt`` or ``.safetensors`` file onto the CPU without running anything in it.
 
     Raises:

@@ -68,6 +68,6 @@ def _number_text(value: float | None, factor: float) -> str:
 class SweepTable(Callback):
     """Print the table when Hydra has finished a multirun."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401 - Hydra's signature
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print; ``config`` is the sweep's, with ``hydra.sweep.dir``."""
         print_sweep(Path(config.hydra.sweep.dir))

@@ -15,7 +15,7 @@ import pytest
 
 from icnet.data import street
 from icnet.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_LABELS, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
-from icnet.data.street import draw_scene, generate, scene_seed
+from icnet.data.street import draw_scene, generate, scene_seed, writer
 from icnet.errors import UserError
 
 SCENES = {"train": 3, "val": 2}
@@ -44,7 +44,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seeds.append(seed)
         return _scribble(seed, height, width)
 
-    monkeypatch.setattr(street, "draw_scene", _draw)
+    monkeypatch.setattr(writer, "draw_scene", _draw)
     return seeds
 
 
@@ -70,7 +70,7 @@ def test_scene_same_seed_is_identical_in_another_process() -> None:
         "print(zlib.crc32(a.tobytes()), zlib.crc32(b.tobytes()))"
     )
     outputs = {
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": hash_seed},
             cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
         ).stdout
@@ -210,7 +210,7 @@ def test_generate_other_parameters_leave_no_stale_scene(
 
 def test_generate_other_version_draws_again(tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     generate(tmp_path, SCENES, *SIZE, seed=1)
-    monkeypatch.setattr(street, "VERSION", street.VERSION + 1)
+    monkeypatch.setattr(writer, "VERSION", street.VERSION + 1)
     generate(tmp_path, SCENES, *SIZE, seed=1)
     assert len(drawn) == 10
 
@@ -245,9 +245,10 @@ def test_generate_interrupted_is_completed(
             raise KeyboardInterrupt
         return _scribble(seed, height, width)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(street, "draw_scene", _interrupt)
-        generate(tmp_path / "cut", SCENES, *SIZE, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "draw_scene", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path / "cut", SCENES, *SIZE, seed=1)
     left_over = tmp_path / "cut/leftImg8bit/train/streetville/streetville_000009_000019_leftImg8bit.png.123.tmp"
     left_over.write_bytes(b"half a picture")
     os.utime(left_over, (time.time() - 3600,) * 2)
@@ -260,9 +261,10 @@ def test_generate_interrupted_redraw_is_not_taken_for_the_old_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[int]
 ) -> None:
     generate(tmp_path, SCENES, *SIZE, seed=1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(street, "_write_scene", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        generate(tmp_path, SCENES, *SIZE, seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_write_scene", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path, SCENES, *SIZE, seed=2)
     drawn.clear()
     generate(tmp_path, SCENES, *SIZE, seed=1)
     assert len(drawn) == 5
@@ -270,9 +272,10 @@ def test_generate_interrupted_redraw_is_not_taken_for_the_old_set(
 
 @pytest.mark.usefixtures("drawn")
 def test_generate_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        generate(tmp_path, SCENES, *SIZE, seed=1)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path, SCENES, *SIZE, seed=1)
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -1,4 +1,4 @@
-"""The data set that needs no download: drawn street scenes on disk, laid out and labelled like Cityscapes."""
+"""Writes drawn scenes into a folder that is laid out like Cityscapes, and keeps that folder whole and up to date."""
 
 import contextlib
 import json
@@ -13,10 +13,8 @@ import cv2
 import numpy as np
 from rich.progress import Progress
 
-from icnet.data.street_scene import draw_scene
+from icnet.data.street.scene import draw_scene
 from icnet.errors import UserError
-
-__all__ = ["NAME", "VERSION", "draw_scene", "generate", "scene_seed"]
 
 NAME = "street (synthetic)"
 """How the data set is called in progress bars, logs and reports."""
