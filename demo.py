@@ -9,9 +9,10 @@ def main(config: DemoConfig) -> None:
     """Open the model, segment every file and say how fast."""
     from pathlib import Path
 
+    from icnet.deploy.choose import choose_device, find_checkpoint
     from icnet.deploy.demo_runner import Demo, find_inputs
     from icnet.deploy.inference import Inference
-    from icnet.deploy.segmenter import choose_device, find_checkpoint, open_segmenter
+    from icnet.deploy.segmenter import open_segmenter
     from icnet.errors import UserError
 
     if config.input is None:

@@ -8,7 +8,7 @@ from icnet.config import EvalConfig
 def main(config: EvalConfig) -> float | None:
     """Find the checkpoint, then evaluate in as many processes as there are devices; returns the mIoU (0-1)."""
     from icnet import build
-    from icnet.deploy.segmenter import find_checkpoint
+    from icnet.deploy.choose import find_checkpoint
 
     config.ckpt = str(find_checkpoint(config.ckpt))
     build.prepare_data(build.evaluation_data(config))

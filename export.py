@@ -13,8 +13,10 @@ def main(config: ExportConfig) -> float:
     from rich.console import Console
     from rich.table import Table
 
-    from icnet.deploy.onnx_export import GraphSpec, describe_ports, export_verified
-    from icnet.deploy.segmenter import find_checkpoint, read_network
+    from icnet.deploy.choose import find_checkpoint
+    from icnet.deploy.network import read_network
+    from icnet.deploy.onnx_export import GraphSpec, export_verified
+    from icnet.deploy.onnx_session import describe_ports
 
     start = time.perf_counter()
     options = dict(vars(config.export))

@@ -27,7 +27,7 @@ def fit(config: TrainConfig) -> float | None:
     data = build.data_module(config.data, config.seed)
     task = build.task(config, data.classes)
     run = Path(config.output_dir)
-    resume = build.resume_path(config.resume, run, config.model, len(data.classes))
+    resume = build.resume_path(config.resume, run, config.model, config.optim, len(data.classes))
     trainer = build.lightning_trainer(config, data)
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:

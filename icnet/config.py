@@ -5,6 +5,7 @@ runs; ``__post_init__`` holds the ranges. Only scripts, ``build`` and ``launch``
 below gets plain arguments.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, Optional
@@ -16,6 +17,8 @@ ROOT_VARIABLE = "CITYSCAPES_DATASET"  # the convention of cityscapesScripts
 
 DATASETS = ("cityscapes", "camvid", "folder", "street")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+LARGEST_SEED = 2**32 - 1  # numpy's
 
 
 def _choose(key: str, given: object, allowed: Collection[object]) -> None:
@@ -24,18 +27,46 @@ def _choose(key: str, given: object, allowed: Collection[object]) -> None:
 
 
 def _at_least(key: str, given: float, least: float) -> None:
-    if not given >= least:  # also refuses NaN
-        raise UserError(f"{key}={given} is too small; give a number of at least {least}")
+    if not least <= given < math.inf:  # also refuses NaN
+        raise UserError(f"{key}={given} is out of range; give a number from {least}")
 
 
 def _above(key: str, given: float, bound: float) -> None:
-    if not given > bound:
+    if not bound < given < math.inf:
         raise UserError(f"{key}={given} is out of range; give a number above {bound}")
 
 
 def _share(key: str, given: float) -> None:
     if not 0 <= given <= 1:
         raise UserError(f"{key}={given} is out of range; give a number from 0 to 1")
+
+
+def _below_one(key: str, given: float) -> None:
+    if not 0 <= given < 1:
+        raise UserError(f"{key}={given} is out of range; give a number from 0 to below 1")
+
+
+def _seed(given: int) -> None:
+    if not 0 <= given <= LARGEST_SEED:
+        raise UserError(f"seed={given} is out of range; give a number from 0 to {LARGEST_SEED}")
+
+
+def _limit(key: str, given: float | None) -> None:
+    if given is not None and not (0 < given <= 1 or (given > 1 and float(given).is_integer())):
+        raise UserError(f"{key}={given} is out of range; give a share above 0, a count above 1, or null")
+
+
+def _check_devices(given: object) -> None:
+    if isinstance(given, list):
+        fits = bool(given) and len(set(map(str, given))) == len(given) and all(_is_index(item) for item in given)
+    else:
+        fits = _is_index(given) and given != 0
+    if not fits:
+        raise UserError(f"trainer.devices={given} is unknown; give a count from 1, or a list of indices like [0,2]")
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 @dataclass
@@ -92,8 +123,13 @@ class DataConfig:
             raise UserError(f"data.scale_range={list(self.scale_range)} runs backwards; give [smallest,largest]")
         for key in ("flip", "blur", "color_jitter"):
             _share(f"data.{key}", getattr(self, key))
-        for key, least in (("batch_size", 1), ("eval_batch_size", 1), ("workers", 0), ("prefetch_factor", 1)):
+        for key, least in (("eval_batch_size", 1), ("workers", 0), ("prefetch_factor", 1)):
             _at_least(f"data.{key}", getattr(self, key), least)
+        if self.batch_size < 1:
+            raise UserError(
+                f"data.batch_size={self.batch_size} is out of range; "
+                "give trainer.batch_size, which it follows, a number from 1"
+            )
 
 
 @dataclass
@@ -128,6 +164,10 @@ class LossConfig:
         _choose("loss.resize", self.resize, ("nearest", "logits", "blend"))
         for key in ("sub124_weight", "sub24_weight", "sub4_weight"):
             _at_least(f"loss.{key}", getattr(self, key), 0)
+        if not self.sub124_weight + self.sub24_weight + self.sub4_weight:
+            raise UserError("loss.sub124_weight, sub24_weight and sub4_weight are all 0; give one a number above 0")
+        for weight in self.class_weights or ():
+            _at_least("loss.class_weights", weight, 0)
         for key in ("ohem_threshold", "ohem_min_kept"):
             _share(f"loss.{key}", getattr(self, key))
 
@@ -150,7 +190,13 @@ class OptimConfig:
         _above("optim.lr", self.lr, 0)
         _above("optim.head_lr_mult", self.head_lr_mult, 0)
         _at_least("optim.weight_decay", self.weight_decay, 0)
-        _share("optim.momentum", self.momentum)
+        _below_one("optim.momentum", self.momentum)
+        if self.nesterov and not self.momentum:
+            raise UserError("optim.nesterov=true needs momentum; give optim.momentum a number above 0")
+        if len(self.betas) != 2:
+            raise UserError(f"optim.betas={self.betas} has {len(self.betas)} numbers; give two, such as [0.9,0.999]")
+        for beta in self.betas:
+            _below_one("optim.betas", beta)
 
 
 @dataclass
@@ -191,9 +237,15 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        _choose("trainer.precision", self.precision, PRECISIONS)
+        _check_devices(self.devices)
         for key in ("batch_size", "max_epochs", "val_every_n_epochs", "log_every_n_steps", "accumulate_grad_batches"):
             _at_least(f"trainer.{key}", getattr(self, key), 1)
-        _at_least("trainer.max_steps", self.max_steps, -1)
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise UserError(f"trainer.max_steps={self.max_steps} is out of range; give a number from 1, or -1 for all")
+        _limit("trainer.limit_train_batches", self.limit_train_batches)
+        if self.limit_val_batches != 0:  # 0 = no validation
+            _limit("trainer.limit_val_batches", self.limit_val_batches)
         _at_least("trainer.gradient_clip_val", self.gradient_clip_val, 0)
 
 
@@ -212,8 +264,7 @@ class CallbackConfig:
         """Check ranges."""
         for key in ("checkpoint_every_n_steps", "pictures", "early_stop_patience", "throughput_warmup_steps"):
             _at_least(f"callbacks.{key}", getattr(self, key), 0)
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"callbacks.ema_decay={self.ema_decay} is out of range; give a number from 0 to below 1")
+        _below_one("callbacks.ema_decay", self.ema_decay)
 
 
 @dataclass
@@ -245,7 +296,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("seed", self.seed, 0)
+        _seed(self.seed)
 
 
 @dataclass
@@ -289,6 +340,12 @@ class EvalConfig:
     save_label_ids: bool = False
     seed: int = 1
     output_dir: str = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _seed(self.seed)
+        if self.trainer.limit_val_batches == 0:
+            raise UserError("trainer.limit_val_batches=0 leaves nothing to evaluate; give a number above 0, or null")
 
 
 @dataclass
@@ -334,3 +391,5 @@ class DemoConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _share("alpha", self.alpha)
+        if not self.output:
+            raise UserError("output= is empty; give the folder for the results, such as output=results")

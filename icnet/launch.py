@@ -1,19 +1,21 @@
 """From the command line to a running ``main``: composing the configuration, ending with one clear line on bad input."""
 
+import errno
 import inspect
 import logging
 import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -23,6 +25,9 @@ Config = TypeVar("Config")
 Result = TypeVar("Result")
 
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
+NO_DEFECTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the file system that are the user's to fix, wherever they come up."""
+
 USER_MISTAKE = 2  # the exit status for what the user can fix; 1 is a defect, with its traceback
 
 
@@ -40,14 +45,20 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
 
     def decorate(main: Callable[[Config], Any]) -> Callable[[], None]:
         folder = Path(inspect.getfile(main)).resolve().with_name("conf")
+        running = False
 
         def job(composed: DictConfig) -> Any:
+            nonlocal running
+            running = True
             try:
-                return main(OmegaConf.to_object(composed))  # type: ignore[arg-type]
-            except UserError as error:
+                config = OmegaConf.to_object(composed)
+                _refuse_added_keys(config)
+                _make_output_folder(config)
+                result = main(config)  # type: ignore[arg-type]
+            except (UserError, OmegaConfBaseException) as error:
                 _exit_with(error)
-            except OmegaConfBaseException as error:
-                _exit_with(error)
+            running = False
+            return result
 
         def command() -> None:
             # Hydra would print its own errors over several lines and exit with 1; let them through to here instead.
@@ -57,12 +68,58 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
                 hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 _exit_with(error)
-            except PermissionError as error:
-                _exit_with(UserError(f"{error.filename} cannot be written; choose another with hydra.run.dir=PATH"))
+            except ValueError as error:
+                if "Config group override" not in str(error):  # Hydra's complaint about optim=null or optim=3
+                    raise
+                _exit_with(UserError(_wrong_option(folder)))
+            except OSError as error:
+                if running and error.errno not in NO_DEFECTS:
+                    raise
+                place = f"{error.filename} cannot be used" if error.filename else "a file cannot be written"
+                _exit_with(UserError(f"{place} ({error.strerror}); choose another folder with hydra.run.dir=PATH"))
 
         return command
 
     return decorate
+
+
+def _refuse_added_keys(config: object, above: str = "") -> None:
+    """Raise ``UserError`` for a key that is not in the schema: ``+key=value`` gets past Hydra."""
+    known = [key.name for key in fields(config)]  # type: ignore[arg-type]
+    for key, value in vars(config).items():
+        if key not in known:
+            raise UserError(_no_key(above + key, known))
+        if is_dataclass(value):
+            _refuse_added_keys(value, f"{above}{key}.")
+
+
+def _make_output_folder(config: object) -> None:
+    folder = getattr(config, "output_dir", None)
+    if folder is not None:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"output_dir={folder} is no folder ({error.strerror}); choose another with hydra.run.dir=PATH"
+            ) from error
+
+
+def _wrong_option(folder: Path) -> str:
+    """Say which word on the command line gives a group something else than the name of an option."""
+    options = {path.name: sorted(option.stem for option in path.glob("*.yaml")) for path in folder.iterdir()}
+    for word in sys.argv[1:]:
+        group, _, option = word.lstrip("+").partition("=")
+        if options.get(group) and option not in options[group]:
+            return _no_option(word, options[group])
+    return "a group of the configuration is given something else than the name of an option; see --help"
+
+
+def _no_option(given: str, known: Iterable[str]) -> str:
+    return f"{given} is unknown; choose one of {', '.join(known)}"
+
+
+def _no_key(given: object, known: Iterable[object]) -> str:
+    return f"{given} is no key of the configuration; known there are {', '.join(map(str, known))}"
 
 
 def one_line(error: BaseException) -> str:
@@ -81,8 +138,9 @@ def one_line(error: BaseException) -> str:
         return one_line(cause)
     unknown = error.__cause__
     if isinstance(unknown, (ConfigAttributeError, ConfigKeyError)) and unknown.parent_node is not None:
-        known = ", ".join(str(key) for key in unknown.parent_node)
-        return f"{unknown.full_key} is no key of the configuration; known there are {known}"
+        return _no_key(unknown.full_key, unknown.parent_node)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        return _no_option("=".join(error.missing_cfg_file.rsplit("/", 1)), error.options)
     parts = [_flatten(text)]
     if isinstance(error.__cause__, OmegaConfBaseException):
         parts.append(_flatten(str(error.__cause__)))

@@ -15,7 +15,8 @@ from icnet.build.trainer import limit, trainer_arguments
 from icnet.config import DataConfig, EvalConfig
 from icnet.data.labels import ClassTable
 from icnet.deploy.inference import Inference
-from icnet.deploy.segmenter import ONNX_SUFFIX, OnnxSegmenter, Segmenter, open_segmenter
+from icnet.deploy.onnx_session import ONNX_SUFFIX
+from icnet.deploy.segmenter import OnnxSegmenter, Segmenter, open_segmenter
 from icnet.errors import UserError
 from icnet.evaluation import EvaluationTask
 from icnet.models.checkpoints import read_checkpoint, sha256

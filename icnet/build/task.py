@@ -127,23 +127,27 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
             "categories": list(classes.categories),
         },
         "data": asdict(config.data),
+        "optim": config.optim.name,
     }
     return SegmentationTask(
         net, criterion(config.loss, len(classes)), classes, optimizer_factory(config.optim, config.scheduler), meta
     )
 
 
-def resume_path(resume: str | None, output_dir: Path, model: ModelConfig, num_classes: int) -> Path | None:
+def resume_path(
+    resume: str | None, output_dir: Path, model: ModelConfig, optim: OptimConfig, num_classes: int
+) -> Path | None:
     """Find and check the checkpoint to go on from.
 
     Args:
         resume: A path; ``auto`` for the newest ``last.ckpt`` of this run folder or else below outputs/; or None.
         output_dir: This run's folder.
         model: What this run trains.
+        optim: How this run trains.
         num_classes: Of this run's data.
 
     Raises:
-        UserError: If the file is missing, broken, or of another network than this run's.
+        UserError: If the file is missing, broken, or of another network or optimizer than this run's.
     """
     if resume is None:
         return None
@@ -159,13 +163,19 @@ def resume_path(resume: str | None, output_dir: Path, model: ModelConfig, num_cl
     else:
         path = Path(resume)
     checkpoint = read_checkpoint(path)
-    if checkpoint.kind != "icnet":
+    if not checkpoint.resumable:
         raise UserError(f"resume={path} holds weights but no run's state; use model.weights={path} to start from them")
     _check_backbone(checkpoint, model)
     if checkpoint.num_classes != num_classes:
         raise UserError(
             f"resume={path} has {checkpoint.num_classes} classes and the data {num_classes}; "
             f"use model.weights={path} to start a new run from its weights"
+        )
+    optimizer = checkpoint.meta.get("optim", optim.name)
+    if optimizer != optim.name:
+        raise UserError(
+            f"resume={path} was made with optim={optimizer} and this run uses optim={optim.name}; "
+            f"choose the same, or use model.weights={path} to start a new run from its weights"
         )
     log.info("going on from %s", path)
     return path

@@ -1,6 +1,7 @@
 """From configuration to Lightning's Trainer with its loggers and callbacks."""
 
 import logging
+import os
 import warnings
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -37,8 +38,25 @@ SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their l
 
 
 def process_count(trainer: TrainerConfig) -> int:
-    """Return how many processes on this machine a run takes: one per device."""
-    return len(trainer.devices) if isinstance(trainer.devices, (list, tuple)) else int(trainer.devices)
+    """Return how many processes on this machine a run takes: one per device.
+
+    Raises:
+        UserError: If the machine does not have these devices.
+    """
+    devices = trainer.devices
+    here = torch.accelerator.device_count() if trainer.accelerator != "cpu" else 0
+    if trainer.accelerator == "gpu" and not here:
+        raise UserError("trainer.accelerator=gpu, but torch finds no GPU here; choose trainer=cpu_1p")
+    if isinstance(devices, list):
+        if not here:
+            raise UserError(f"trainer.devices={devices} picks devices, but this run is on the CPU; give a number")
+        if max(devices) >= here:
+            raise UserError(f"trainer.devices={devices} is out of range; this machine has devices 0 to {here - 1}")
+        return len(devices)
+    most = here or max(os.cpu_count() or 1, 2)  # on CPUs a device is a process
+    if devices > most:
+        raise UserError(f"trainer.devices={devices} is out of range; give at most {most} on this machine")
+    return int(devices)
 
 
 def loggers(config: TrainConfig) -> list[Logger]:

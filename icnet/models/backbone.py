@@ -31,7 +31,8 @@ class BasicBlock(nn.Module):
         """(N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride))."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + self.downsample(x))
+        y += self.downsample(x)
+        return self.relu(y)
 
 
 class Bottleneck(nn.Module):
@@ -63,7 +64,8 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + self.downsample(x))
+        y += self.downsample(x)
+        return self.relu(y)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

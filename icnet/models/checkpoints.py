@@ -20,6 +20,8 @@ from icnet.models.backbone import BLOCKS
 
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
+RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
+OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
 CLASSIFIERS = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
 
 # liminn/ICNet-pytorch and its Ascend port, to ours.
@@ -47,19 +49,22 @@ class Checkpoint:
         path: The file.
         kind: ``icnet`` for our own, ``reference`` for a ``.pth`` of the base implementation or its Ascend port.
         state_dict: The network's tensors under our names, on the CPU.
-        meta: Our own checkpoints' description (``model``, ``classes``, ``data``, ``version``); empty for others.
+        meta: Our own checkpoints' description (``model``, ``classes``, ``data``, ``optim``, ``version``); empty for
+            others.
+        resumable: Whether the file also holds the state of a training run.
     """
 
     path: Path
     kind: str
     state_dict: dict[str, Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
+    resumable: bool = False
 
     @property
     def backbone(self) -> str:
         """The backbone that the tensors belong to, told by their names."""
         if "model" in self.meta:
-            return str(self.meta["model"]["backbone"])
+            return str(self.meta["model"]["backbone"])  # read_checkpoint has looked whether it is known
         counts = tuple(
             len({key.split(".")[2] for key in self.state_dict if key.startswith(f"backbone.layer{n}.")})
             for n in range(1, 5)
@@ -113,6 +118,8 @@ def load_file(path: Path) -> Any:
                 "give a file of plain tensors, such as one saved by torch.save(model.state_dict(), path)"
             ) from error
         raise _broken(path) from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
     except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
         raise _broken(path) from error
 
@@ -154,23 +161,45 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: If the file is not one of these; see also ``load_file``.
     """
     content = load_file(path)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not named tensors; give an ICNet checkpoint")
+    tensors = _named_tensors(content, path, "an ICNet checkpoint")
     if META_KEY in content:
-        tensors = {
-            key.removeprefix(NET_PREFIX): value
-            for key, value in content["state_dict"].items()
-            if key.startswith(NET_PREFIX)
-        }
-        return Checkpoint(path, "icnet", tensors, dict(content[META_KEY]))
-    state_dict = content.get("state_dict", content)
-    keys = [str(key).removeprefix("module.") for key in state_dict]
+        own = {key.removeprefix(NET_PREFIX): value for key, value in tensors.items() if key.startswith(NET_PREFIX)}
+        resumable = all(key in content for key in RUN_STATE)
+        return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable)
+    keys = [key.removeprefix("module.") for key in tensors]
     if not any(key.startswith(("pretrained.", "head.cff_")) for key in keys):
         raise UserError(
             f"{path} is no ICNet checkpoint (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt written by "
             "train.py or a .pth with the keys pretrained.*, conv_sub1.*, head.*"
         )
-    return Checkpoint(path, "reference", from_reference(state_dict))
+    return Checkpoint(path, "reference", from_reference(tensors))
+
+
+def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:
+    """Return the state dict that a file's content is, or that lies in it under ``state_dict``, as in all of ours."""
+    tensors = content
+    if isinstance(content, Mapping):
+        tensors = content.get("state_dict", None if META_KEY in content else content)
+    if not isinstance(tensors, Mapping):
+        raise UserError(f"{path} holds a {type(tensors).__name__}, not named tensors; give {wanted}")
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} holds a {type(value).__name__} under the key {key!r}, not only named tensors; give {wanted}"
+            )
+    return tensors
+
+
+def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
+    """Return our description of a checkpoint, provided that it names a backbone if it has anything on the model."""
+    described = isinstance(meta, Mapping)
+    if described and "model" in meta:
+        described = isinstance(meta["model"], Mapping) and str(meta["model"].get("backbone")) in BLOCKS
+    if not described:
+        raise UserError(
+            f"{path} does not say which backbone it has, of {', '.join(BLOCKS)}; give a file as train.py wrote it"
+        )
+    return dict(meta)
 
 
 def read_backbone(source: str) -> dict[str, Tensor]:
@@ -186,9 +215,7 @@ def read_backbone(source: str) -> dict[str, Tensor]:
         UserError: If the source can't be read.
     """
     content = load_file(Path(source) if Path(source).exists() else _from_hub(source))
-    if not isinstance(content, Mapping):
-        raise UserError(f"{source} holds a {type(content).__name__}, not named tensors; give a backbone's state dict")
-    state_dict = content.get("state_dict", content)
+    state_dict = _named_tensors(content, source, "a backbone's state dict")
     named = {f"pretrained.{key.removeprefix('module.')}": value for key, value in state_dict.items()}
     return {key.removeprefix("backbone."): value for key, value in from_reference(named).items()}
 
@@ -220,14 +247,14 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
 
     Args:
         module: The network or backbone.
-        state_dict: Its tensors, all of them and no others.
+        state_dict: Its tensors, all of them and no others; ``num_batches_tracked`` may be missing.
         source: The file, for the error.
 
     Raises:
         UserError: Listing missing, unexpected and mis-shaped keys in short; the module is left as it was.
     """
     own = module.state_dict()
-    missing = [key for key in own if key not in state_dict]
+    missing = [key for key in own if key not in state_dict and not key.endswith(OPTIONAL)]
     unexpected = [key for key in state_dict if key not in own]
     shapes = [
         f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
@@ -244,7 +271,7 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
             f"{source} does not fit this network: {'; '.join(problems)}; "
             "choose the model and class count it was made with"
         )
-    module.load_state_dict(state_dict)
+    module.load_state_dict(own | dict(state_dict))
 
 
 def load_for_finetuning(net: nn.Module, checkpoint: Checkpoint) -> list[str]:

@@ -43,7 +43,7 @@ class ImageNormalizer(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalise; see the class for shapes."""
-        return (image.to(self.mean.dtype) - self.mean) / self.std
+        return (image.to(self.mean.dtype) - self.mean).div_(self.std)
 
 
 class ConvBNReLU(nn.Module):
@@ -73,11 +73,11 @@ class ConvBNReLU(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
-def pooling_matrix(size: int, bins: int) -> Tensor:
-    """Build the matrix that pools a row of ``size`` values adaptively to ``bins`` and resizes it back bilinearly.
+def pooling_factors(size: int, bins: int) -> tuple[Tensor, Tensor]:
+    """Build the matrices that pool a row of ``size`` values adaptively to ``bins`` and resize it back bilinearly.
 
-    Adaptive average pooling and bilinear resizing are linear, and separable in height and width, so both together are
-    one matrix per axis. Bin k averages the values from floor(k size / bins) up to ceil((k + 1) size / bins), as
+    Adaptive average pooling and bilinear resizing are linear, and separable in height and width, so each is one matrix
+    per axis. Bin k averages the values from floor(k size / bins) up to ceil((k + 1) size / bins), as
     ``torch.nn.functional.adaptive_avg_pool2d`` does; the resize aligns corners.
 
     Args:
@@ -85,7 +85,7 @@ def pooling_matrix(size: int, bins: int) -> Tensor:
         bins: Pooled length.
 
     Returns:
-        (size, size) float64 on the CPU; every row sums to 1.
+        (bins, size) and (size, bins) float64 on the CPU; every row sums to 1.
     """
     position = torch.arange(size)
     k = torch.arange(bins)
@@ -96,7 +96,19 @@ def pooling_matrix(size: int, bins: int) -> Tensor:
     # Aligned corners: output i looks at pooled position i (bins - 1) / (size - 1).
     source = position.double() * (bins - 1) / max(size - 1, 1)
     spread = F.relu(1 - (source[:, None] - k.double()).abs())  # not clamp: ONNX Runtime lacks Clip-11 for doubles
+    return pool, spread
+
+
+def pooling_matrix(size: int, bins: int) -> Tensor:
+    """Multiply the two ``pooling_factors``: (size, size) float64 on the CPU; every row sums to 1."""
+    pool, spread = pooling_factors(size, bins)
     return spread @ pool
+
+
+def _both_axes(rows: Tensor, columns: Tensor) -> Tensor:
+    """Kronecker product: what (a, h) does to rows and (b, w) to columns, as (a b, h w) on all pixels at once."""
+    product = rows[:, None, :, None] * columns[None, :, None, :]
+    return product.reshape(rows.shape[0] * columns.shape[0], rows.shape[1] * columns.shape[1])
 
 
 class PyramidPooling(nn.Module):
@@ -109,35 +121,55 @@ class PyramidPooling(nn.Module):
         bins: The grid sizes.
 
     Shape:
-        (N, C, H, W) to the same shape.
+        (N, C, H, W) to the same shape, in channels-last order.
     """
 
     def __init__(self, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.bins = tuple(bins)
         self.symbolic_size = False  # an export with dynamic height and width sets it: matrices built inside the graph
-        self._cache: dict[tuple[int, torch.dtype, torch.device], list[Tensor]] = {}
+        self._cache: dict[tuple[int, int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def _matrices(self, size: int, like: Tensor) -> list[Tensor]:
-        """One (size, size) matrix per bin count, in the dtype and on the device of ``like``."""
-        if torch.compiler.is_compiling() or (self.symbolic_size and torch.jit.is_tracing()):
-            return [pooling_matrix(size, bins).to(like) for bins in self.bins]  # the size may be symbolic here
-        size = int(size)  # a tensor under torch.jit.trace
-        key = (size, like.dtype, like.device)
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool and add; see the class for shapes."""
+        if torch.jit.is_tracing():
+            return self._by_axis(x)
+        batch, channels, height, width = x.shape
+        pool, spread = self._factors(height, width, x)
+        pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # no copy if x is channels-last
+        pooled = torch.bmm(pool.expand(batch, -1, -1), pixels)  # all cells of all grids
+        pixels = torch.baddbmm(pixels, spread.expand(batch, -1, -1), pooled)
+        return pixels.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def _factors(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(cells, H W) and (H W, cells) for all cells of all grids, in the dtype and on the device of ``like``."""
+        if torch.compiler.is_compiling():
+            return self._build_factors(height, width, like)  # the size may be symbolic here
+        key = (height, width, like.dtype, like.device)
         if key not in self._cache:
             if len(self._cache) >= 16:  # images of ever new sizes must not fill the memory
                 self._cache.clear()
             with torch.inference_mode(False):
-                self._cache[key] = [pooling_matrix(size, bins).to(like) for bins in self.bins]
+                self._cache[key] = self._build_factors(height, width, like)
         return self._cache[key]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool and add; see the class for shapes."""
-        rows = self._matrices(x.shape[2], x)
-        columns = self._matrices(x.shape[3], x)
+    def _build_factors(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        pools, spreads = [], []
+        for bins in self.bins:
+            pool_rows, spread_rows = pooling_factors(height, bins)
+            pool_columns, spread_columns = pooling_factors(width, bins)
+            pools.append(_both_axes(pool_rows, pool_columns))
+            spreads.append(_both_axes(spread_rows, spread_columns))
+        return torch.cat(pools).to(like), torch.cat(spreads, 1).to(like)
+
+    def _by_axis(self, x: Tensor) -> Tensor:
+        """Do the same with nothing but MatMul and Add on (N, C, H, W), for a traced graph."""
+        height, width = x.shape[2], x.shape[3]
+        if not self.symbolic_size:
+            height, width = int(height), int(width)  # tensors while tracing
         out = x
-        for row, column in zip(rows, columns, strict=True):
-            out = out + row @ x @ column.t()
+        for bins in self.bins:
+            out = out + pooling_matrix(height, bins).to(x) @ x @ pooling_matrix(width, bins).to(x).t()
         return out
 
 
@@ -169,4 +201,6 @@ class CascadeFeatureFusion(nn.Module):
         """
         coarse = self.low(resize(low, (high.shape[2], high.shape[3])))
         aux = self.aux_classifier(coarse) if self.training else None
-        return F.relu(coarse + self.high(high)), aux
+        fused = self.high(high)
+        fused += coarse  # in place here and in the backbone: fresh memory costs more than the sum
+        return F.relu(fused, inplace=True), aux

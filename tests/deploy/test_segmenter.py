@@ -1,24 +1,14 @@
 import builtins
-import os
 
-import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
+from icnet.deploy.network import read_network
 from icnet.deploy.onnx_export import GraphSpec, describe, export_onnx
-from icnet.deploy.segmenter import (
-    OnnxSegmenter,
-    TorchSegmenter,
-    choose_device,
-    distinct_palette,
-    find_checkpoint,
-    fold_batchnorm,
-    open_segmenter,
-    read_network,
-)  # fmt: skip
+from icnet.deploy.segmenter import OnnxSegmenter, TorchSegmenter, open_segmenter
 from icnet.errors import UserError
 
 CPU = torch.device("cpu")
@@ -33,21 +23,6 @@ def export(checkpoint, path, **options):
 @pytest.fixture(scope="session")
 def onnx_file(checkpoint, tmp_path_factory):
     return export(checkpoint, tmp_path_factory.mktemp("onnx") / "net.onnx", height=96, width=160, batch=2)
-
-
-def test_folding_keeps_the_logits_and_leaves_no_batchnorm(net, normalizer, image):
-    folded = fold_batchnorm(net)
-
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-    torch.testing.assert_close(folded(normalizer(image)), net(normalizer(image)), atol=1e-4, rtol=0)
-
-
-def test_folding_refuses_a_norm_without_convolution(net, make_net):
-    broken = make_net()
-    broken.cff_12.low.conv = nn.Identity()
-    with pytest.raises(ValueError, match=r"no convolution found to fold cff_12\.low\.bn into"):
-        fold_batchnorm(broken)
 
 
 def test_torch_segmenter_gives_the_networks_logits(net, normalizer, image):
@@ -83,14 +58,6 @@ def test_reference_checkpoint_with_other_classes_gets_generic_names(tmp_path, ma
 
     assert classes.names == ("class_0", "class_1", "class_2", "class_3")
     assert len(set(classes.palette)) == 4
-
-
-def test_generated_colours_differ():
-    palette = np.array(distinct_palette(60), int)
-    gaps = np.abs(palette[:, None] - palette[None]).sum(-1) + 1000 * np.eye(60, dtype=int)
-    assert palette.shape == (60, 3)
-    assert gaps.min() >= 8
-    assert palette.max(axis=1).min() > 60  # nothing near black, the colour of ignored pixels
 
 
 def test_onnx_agrees_with_torch(checkpoint, onnx_file, image):
@@ -169,35 +136,3 @@ def test_unknown_suffix_is_refused(tmp_path):
         open_segmenter(tmp_path / "net.txt", CPU)
     with pytest.raises(UserError, match=r"net\.onnx is no checkpoint"):
         read_network(tmp_path / "net.onnx")
-
-
-def test_find_checkpoint_takes_the_newest_best_one(tmp_path, caplog):
-    outputs = tmp_path / "outputs"
-    runs = ["outputs/2026-01-01/10-00-00", "outputs/2026-01-02/10-00-00", "multirun/2026-01-01/10-00-00/0"]
-    for age, run in zip((200, 300, 100), runs, strict=True):
-        for name, newer in (("best.ckpt", 0), ("last.ckpt", 50)):
-            path = tmp_path / run / "checkpoints" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            os.utime(path, (1e9 - age + newer, 1e9 - age + newer))
-
-    with caplog.at_level("INFO"):
-        found = find_checkpoint(None, outputs)
-    assert found == tmp_path / "multirun/2026-01-01/10-00-00/0/checkpoints/best.ckpt"
-    assert str(found) in caplog.text
-    assert find_checkpoint(str(path), outputs) == path
-
-
-def test_find_checkpoint_without_any_says_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r"no best checkpoint below .*outputs/; train first .* or give ckpt=PATH"):
-        find_checkpoint(None, tmp_path / "outputs")
-    with pytest.raises(UserError, match=r"ckpt=absent\.ckpt does not exist"):
-        find_checkpoint("absent.ckpt", tmp_path)
-
-
-def test_choose_device_refuses_what_is_not_there():
-    assert choose_device("cpu") == CPU
-    assert choose_device("auto").type in ("cpu", "cuda", "npu")
-    for name in ("abacus", "cuda:99", "cpu:x"):
-        with pytest.raises(UserError, match=rf"device={name} is not available here; give one of auto"):
-            choose_device(name)

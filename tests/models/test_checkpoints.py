@@ -250,8 +250,8 @@ def test_strict_loading_lists_missing_unexpected_and_misshaped_keys_in_short():
     tensors["stranger.weight"] = torch.ones(1)
     tensors["classifier.weight"] = torch.ones(7, 128, 1, 1)
     message = refusal(load_weights, net, tensors, "some.pth")
-    assert message.startswith("some.pth does not fit this network: 18 missing (sub1.0.conv.weight, ")
-    assert message.count("sub1.") == 3  # the first three of the 18
+    assert message.startswith("some.pth does not fit this network: 15 missing (sub1.0.conv.weight, ")
+    assert message.count("sub1.") == 3  # the first three of the 15 (three num_batches_tracked may be missing)
     assert "1 unexpected (stranger.weight)" in message
     assert "1 mis-shaped (classifier.weight (7, 128, 1, 1) instead of (19, 128, 1, 1))" in message
     assert_same(net.state_dict(), before)
@@ -295,12 +295,43 @@ def test_finetuning_refuses_a_checkpoint_without_classifiers(net_and_wanted):
     assert "1 missing (classifier.weight)" in message
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_counts_of_batches_may_be_missing(net_and_wanted, share):
+    net, wanted = net_and_wanted
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    counts = [name for name in wanted if name.endswith(".num_batches_tracked")]
+    kept = counts[: int(share * len(counts))]
+    load_weights(net, {name: value for name, value in wanted.items() if name not in counts or name in kept}, "x.pth")
+    missing = set(counts) - set(kept)
+    assert_same(net.state_dict(), {name: before[name] if name in missing else value for name, value in wanted.items()})
+
+
+def test_backbone_weights_without_counts_of_batches_load(gluon_backbone, tmp_path):
+    tensors = {key: value for key, value in gluon_backbone.state_dict().items() if "num_batches_tracked" not in key}
+    path = saved(tensors, tmp_path / "old.pth")
+    backbone = ResNet("resnet50")
+    load_weights(backbone, read_backbone(str(path)), path)
+    assert torch.equal(backbone.stem[0].conv.weight, gluon_backbone.conv1[0].weight)
+
+
 # ---------------------------------------------------------------- files that can't be used
 
 
 def test_a_missing_file_is_refused(tmp_path):
     for path in (tmp_path / "none.ckpt", tmp_path):  # a folder is no checkpoint either
         assert f"no checkpoint at {path}" in refusal(read_checkpoint, path)
+
+
+@pytest.mark.parametrize("reader", ["torch.load", "safetensors.torch.load_file"])
+def test_a_file_without_read_permission_is_not_called_truncated(tmp_path, monkeypatch, reader):
+    path = tmp_path / ("x.safetensors" if "safetensors" in reader else "x.pth")
+    path.write_bytes(b"")
+
+    def refuse(*_, **__) -> None:  # tests may run as root, to whom every file opens
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(reader, refuse)
+    assert f"{path} cannot be read (Permission denied)" in refusal(load_file, path)
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.ckpt", "old.pth", "x.safetensors"])
@@ -379,6 +410,18 @@ def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path)
         ({}, "first keys: none"),
         ([torch.ones(1)], "list"),
         (torch.ones(1), "Tensor"),
+        ({1: torch.ones(1)}, "under the key 1"),
+        ({"state_dict": {("a", 1): torch.ones(1)}}, "under the key ('a', 1)"),
+        ({"state_dict": 3}, "holds a int"),
+        ({"model": {"conv1.weight": torch.ones(1)}}, "a dict under the key 'model'"),
+        ({"icnet": {}}, "holds a NoneType"),
+        ({"icnet": {}, "state_dict": [torch.ones(1)]}, "holds a list"),
+        ({"icnet": {}, "state_dict": {1: torch.ones(1)}}, "under the key 1"),
+        ({"icnet": {}, "state_dict": {"net.classifier.weight": 1}}, "a int under the key 'net.classifier.weight'"),
+        ({"icnet": 3, "state_dict": {}}, "does not say which backbone"),
+        ({"icnet": {"model": "icnet"}, "state_dict": {}}, "does not say which backbone"),
+        ({"icnet": {"model": {}}, "state_dict": {}}, "does not say which backbone"),
+        ({"icnet": {"model": {"backbone": "vgg16"}}, "state_dict": {}}, "resnet18, resnet34"),
     ],
 )
 def test_files_that_are_no_icnet_are_refused(tmp_path, content, words):
@@ -386,3 +429,19 @@ def test_files_that_are_no_icnet_are_refused(tmp_path, content, words):
     message = refusal(read_checkpoint, path)
     assert str(path) in message
     assert words in message
+
+
+@pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"state_dict": 3}, {"model": {}}])
+def test_backbone_files_of_other_things_are_refused(tmp_path, content):
+    path = saved(content, tmp_path / "other.pth")
+    assert f"{path} holds a " in refusal(read_backbone, str(path))
+
+
+@pytest.mark.parametrize(
+    ("dropped", "resumable"), [(None, True), ("optimizer_states", False), ("loops", False), ("epoch", True)]
+)
+def test_checkpoint_is_resumable_with_all_of_a_runs_state(tmp_path, dropped, resumable):
+    content = {"icnet": {}, "state_dict": {}, "loops": {}, "optimizer_states": [], "epoch": 1}
+    content["pytorch-lightning_version"] = "2.6.1"
+    content.pop(dropped, None)
+    assert read_checkpoint(saved(content, tmp_path / "x.ckpt")).resumable is resumable

@@ -1,0 +1,59 @@
+"""What to use where the user leaves it open: the checkpoint and the device."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from icnet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
+    """Choose the model file to use, and log its name where the user left the choice open.
+
+    Args:
+        given: What the user gave as ``ckpt``; None for the newest best checkpoint.
+        outputs: Where training runs lie; sweeps lie beside it in ``multirun``.
+
+    Returns:
+        The given file, or the ``best.ckpt`` below ``outputs`` and ``multirun`` that was written last.
+
+    Raises:
+        UserError: If the given file does not exist, or there is no best checkpoint.
+    """
+    if given is not None:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise UserError(f"ckpt={given} does not exist; give the path of a .ckpt, .pth or .onnx file")
+        return path
+    folders = (outputs, outputs.with_name("multirun"))
+    found = [path for folder in folders for path in folder.rglob("checkpoints/best.ckpt")]
+    if not found:
+        raise UserError(
+            f"ckpt is not given and there is no best checkpoint below {outputs}/; "
+            "train first with 'python train.py', or give ckpt=PATH"
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    log.info("ckpt is not given: using the newest best checkpoint, %s", newest)
+    return newest
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device's name into a device that is there.
+
+    Args:
+        name: ``auto`` for an accelerator where there is one, or what ``torch.device`` takes: ``cpu``, ``cuda:1``, ...
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    here = [kind for kind in ("npu", "cuda") if hasattr(torch, kind) and getattr(torch, kind).is_available()]
+    if name == "auto":
+        return torch.device(here[0] if here else "cpu")
+    kind, _, index = name.partition(":")
+    known = kind in ("cpu", *here) and (not index or index.isdecimal())
+    if not known or (index and kind != "cpu" and int(index) >= getattr(torch, kind).device_count()):
+        raise UserError(f"device={name} is not available here; give one of auto, {', '.join((*here, 'cpu'))}")
+    return torch.device(name)

@@ -1,0 +1,87 @@
+"""From a checkpoint's file to the network it holds and the classes it knows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
+from icnet.errors import UserError
+from icnet.models.checkpoints import Checkpoint, load_weights, read_checkpoint
+from icnet.models.icnet import ICNet
+from icnet.models.modules import ImageNormalizer
+
+TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as its checkpoint describes it.
+
+    Args:
+        net: The network with its weights, in evaluation mode, on the CPU.
+        normalizer: What turns uint8 images into its input.
+        classes: The classes in channel order.
+        checkpoint: Where it came from.
+    """
+
+    net: ICNet
+    normalizer: ImageNormalizer
+    classes: ClassTable
+    checkpoint: Checkpoint
+
+
+def read_network(path: Path) -> Network:
+    """Build the network that a checkpoint holds.
+
+    Args:
+        path: One of our ``.ckpt`` files, or a ``.pth`` of the base implementation or its Ascend port.
+
+    Raises:
+        UserError: If the file is no such checkpoint.
+    """
+    if path.suffix not in TORCH_SUFFIXES:
+        raise UserError(f"{path} is no checkpoint; give a file that ends in {', '.join(TORCH_SUFFIXES)}")
+    checkpoint = read_checkpoint(path)
+    net = ICNet(checkpoint.num_classes, checkpoint.backbone)
+    load_weights(net, checkpoint.state_dict, path)
+    return Network(net.eval().requires_grad_(False), ImageNormalizer(), _classes_of(checkpoint), checkpoint)
+
+
+def class_table(names: Iterable[str], palette: Iterable[Iterable[int]], categories: Iterable[str] = ()) -> ClassTable:
+    """Build a class table from its description in a file.
+
+    Args:
+        names: The classes in channel order.
+        palette: Red, green and blue (0-255) of each.
+        categories: The category of each, or nothing.
+    """
+    colours = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
+    return ClassTable(tuple(map(str, names)), colours, tuple(map(str, categories)))
+
+
+def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Make colours that differ well: hues a golden angle apart, in three brightnesses.
+
+    Args:
+        count: How many.
+
+    Returns:
+        One RGB colour (0-255) each; never black, which stands for ignored pixels.
+    """
+    import colorsys
+
+    colours = []
+    for i in range(count):
+        rgb = colorsys.hsv_to_rgb((i * 0.618034) % 1, (0.85, 0.55)[i % 2], (0.95, 0.75, 0.55)[i % 3])
+        colours.append(tuple(round(255 * value) for value in rgb))
+    return tuple(colours)  # type: ignore[arg-type]
+
+
+def _classes_of(checkpoint: Checkpoint) -> ClassTable:
+    described = checkpoint.meta.get("classes")
+    if described:
+        return class_table(described["names"], described["palette"], described.get("categories") or ())
+    count = checkpoint.num_classes
+    if count == len(CITYSCAPES_CLASSES):  # what the published checkpoints were trained on
+        return CITYSCAPES_CLASSES
+    return ClassTable(tuple(f"class_{i}" for i in range(count)), distinct_palette(count))

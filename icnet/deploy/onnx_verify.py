@@ -1,0 +1,150 @@
+"""Proving that ONNX Runtime gets the same numbers out of an exported file as the network itself."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from icnet.data.street import draw_scene
+from icnet.deploy.onnx_session import open_session
+from icnet.errors import UserError
+from icnet.models.icnet import ICNet
+from icnet.models.modules import ImageNormalizer
+
+TOLERANCE = 1e-3  # largest allowed difference of a logit
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well ONNX Runtime and the network agree.
+
+    Args:
+        max_difference: Largest absolute difference of two logits; for label maps the most that the logit of the
+            exported graph's label falls short of the network's best (0 if all labels agree).
+        label_agreement: Share of pixels with the same label, 0-1.
+        samples: Number of images compared.
+    """
+
+    max_difference: float
+    label_agreement: float
+    samples: int
+
+
+def verify_onnx(
+    path: Path,
+    net: ICNet,
+    normalizer: ImageNormalizer,
+    pictures: Sequence[np.ndarray],
+    sizes: Sequence[tuple[int, int]],
+) -> Agreement:
+    """Compare ONNX Runtime with the network in float32, on random noise and on real images.
+
+    Args:
+        path: The exported file.
+        net: The network in evaluation mode, as it was before anything was folded.
+        normalizer: What turns uint8 images into its input.
+        pictures: (h, w, 3) uint8 RGB of any size; resized.
+        sizes: The (height, width) to compare at; the first is used for every picture, the others for the first one.
+
+    Returns:
+        The agreement.
+
+    Raises:
+        UserError: If a logit differs by more than 1e-3, or a label where its logit is that far below the best.
+    """
+    session = open_session(path)
+    properties = session.get_modelmeta().custom_metadata_map
+    inside, labels = properties["normalize"] == "true", properties["head"] == "argmax"
+    fixed = session.get_inputs()[0].shape[0]
+    batch = fixed if isinstance(fixed, int) else 2  # open: more than the one traced
+    worst, same, pixels, samples = torch.zeros(()), 0, 0, 0
+    for image in _samples(pictures, sizes, batch):
+        with torch.inference_mode():
+            x = normalizer(image)
+            expected: Tensor = net(x)
+        (result,) = session.run(None, {session.get_inputs()[0].name: (image if inside else x).numpy()})
+        actual = torch.from_numpy(result)
+        if labels:
+            # A rounding error may swap two classes that score alike, and only those.
+            chosen = expected.gather(1, actual.long().unsqueeze(1)).squeeze(1)
+            gap = expected.amax(1) - chosen
+        else:
+            gap = (expected - actual).abs()
+            actual = actual.argmax(1)
+        worst = torch.maximum(worst, gap.max())  # keeps NaN, unlike Python's max
+        same += int((expected.argmax(1) == actual).sum())
+        pixels += actual.numel()
+        samples += len(image)
+    if not worst.item() <= TOLERANCE:  # also refuses NaN
+        import onnxruntime
+
+        raise UserError(
+            f"the exported graph differs from the network by {worst.item():.2g} on a logit in onnxruntime "
+            f"{onnxruntime.__version__}, more than {TOLERANCE:g}, and was not kept; "
+            "try another export.opset, or check the checkpoint's weights"
+        )
+    return Agreement(worst.item(), same / pixels, samples)
+
+
+def sample_images(given: str | None, root: str | None, count: int = 2) -> list[np.ndarray]:
+    """Find real images to verify an export on.
+
+    Args:
+        given: A file, folder or glob chosen by the user.
+        root: The folder of the data set that the checkpoint was trained on.
+        count: How many to return at most.
+
+    Returns:
+        (h, w, 3) uint8 RGB each: from ``given``, or else from ``root`` if it exists, or else synthetic street scenes.
+
+    Raises:
+        UserError: If ``given`` yields nothing readable.
+    """
+    if given is not None:
+        place = Path(given).expanduser()
+        paths = sorted(_pictures(place) if place.is_dir() else map(Path, glob.glob(str(place), recursive=True)))
+        pictures = [(path, cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)) for path in paths[:count]]
+        if not pictures:
+            raise UserError(f"export.images={given} matches no image; give a file, a folder or a quoted glob of images")
+        for path, picture in pictures:
+            if picture is None:
+                raise UserError(f"export.images={given}: {path} is not a readable image; remove it or give others")
+        return [picture for _, picture in pictures if picture is not None]
+    found = []
+    if root is not None and Path(root).is_dir():
+        for path in _pictures(Path(root)):
+            picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+            if picture is not None:
+                found.append(picture)
+            if len(found) == count:
+                break
+    return found or [draw_scene(seed, 512, 1024)[0] for seed in range(count)]
+
+
+def _samples(pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], batch: int) -> Iterator[Tensor]:
+    """Yield (batch, 3, H, W) uint8: noise and every picture at the first size, noise and one picture at the others."""
+    for i, (height, width) in enumerate(sizes):
+        generator = torch.Generator().manual_seed(i)
+        noise = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+        yield noise
+        for picture in pictures if i == 0 else pictures[:1]:
+            resized = cv2.resize(picture, (width, height))
+            # The rest of a batch stays noise: an export that mixes up its images would show.
+            yield torch.cat([torch.from_numpy(resized).permute(2, 0, 1)[None], noise[1:]]).contiguous()
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    """Yield the image files below a folder, not the ground truth of the data sets' layouts."""
+    for place, folders, files in os.walk(folder):
+        # gtFine (Cityscapes), masks (folder), trainannot (CamVid)
+        folders[:] = sorted(f for f in folders if f not in ("gtFine", "gtCoarse", "masks") and not f.endswith("annot"))
+        for file in sorted(files):
+            if file.lower().endswith(PICTURE_SUFFIXES):
+                yield Path(place) / file
