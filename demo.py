@@ -15,7 +15,7 @@ def main(config: DemoConfig) -> None:
     from icnet.deploy.segmenter import open_segmenter
     from icnet.errors import UserError
 
-    if config.input is None:
+    if not config.input:
         raise UserError("input is not given; give an image, video, folder or quoted glob, such as input=photo.jpg")
     output = Path(config.output).expanduser()
     inputs = find_inputs(config.input, output)

@@ -28,7 +28,7 @@ def evaluate(config: EvalConfig) -> float | None:
     module = build.data_module(data, config.seed, train=False)
     run = Path(config.output_dir)
     task = build.evaluation_task(config, module.classes, run)
-    trainer = build.evaluation_trainer(config)
+    trainer = build.evaluation_trainer(config, module)
     trainer.test(task, module, verbose=False)
     if not trainer.is_global_zero:
         return None

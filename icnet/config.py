@@ -297,6 +297,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _seed(self.seed)
+        if self.callbacks.early_stop_patience and self.trainer.limit_val_batches == 0:
+            raise UserError("callbacks.early_stop_patience needs validation; do not set trainer.limit_val_batches=0")
 
 
 @dataclass
@@ -326,6 +328,7 @@ DataOverrides: Any = make_dataclass(
     "DataOverrides",
     [(key.name, Optional[key.type], None) for key in fields(DataConfig)],  # noqa: UP045 - a value, no annotation
 )
+DataOverrides.__module__ = __name__  # Python before 3.12 leaves that out, and pickle needs it
 
 
 @dataclass

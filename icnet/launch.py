@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -57,6 +57,12 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
                 result = main(config)  # type: ignore[arg-type]
             except (UserError, OmegaConfBaseException) as error:
                 _exit_with(error)
+            except OSError as error:
+                if error.errno not in NO_DEFECTS:
+                    raise
+                place = f"{error.filename} cannot be used" if error.filename else "a file cannot be written"
+                fix = "make room or change the permissions, or choose another place"
+                _exit_with(UserError(f"{place} ({error.strerror}); {fix}"))
             running = False
             return result
 
@@ -73,10 +79,10 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
                     raise
                 _exit_with(UserError(_wrong_option(folder)))
             except OSError as error:
-                if running and error.errno not in NO_DEFECTS:
+                if running:
                     raise
-                place = f"{error.filename} cannot be used" if error.filename else "a file cannot be written"
-                _exit_with(UserError(f"{place} ({error.strerror}); choose another folder with hydra.run.dir=PATH"))
+                place = f"{error.filename} cannot be used as a folder ({error.strerror})"
+                _exit_with(UserError(f"{place}; choose another with hydra.run.dir=PATH"))
 
         return command
 
@@ -141,6 +147,8 @@ def one_line(error: BaseException) -> str:
         return _no_key(unknown.full_key, unknown.parent_node)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _no_option("=".join(error.missing_cfg_file.rsplit("/", 1)), error.options)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is not read as key=value; quote a value that is no plain word, as in 'key=\"a=b\"'"
     parts = [_flatten(text)]
     if isinstance(error.__cause__, OmegaConfBaseException):
         parts.append(_flatten(str(error.__cause__)))

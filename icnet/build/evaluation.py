@@ -1,7 +1,7 @@
 """From configuration to an evaluation."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
 from icnet.build.data import data_title
-from icnet.build.trainer import limit, trainer_arguments
+from icnet.build.trainer import limit, trainer_arguments, validation_batches
 from icnet.config import DataConfig, EvalConfig
+from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.deploy.inference import Inference
 from icnet.deploy.onnx_session import ONNX_SUFFIX
@@ -26,11 +27,17 @@ def evaluation_data(config: EvalConfig) -> DataConfig:
     """Return the data to evaluate on: the checkpoint's own unless another set was chosen, with the keys given.
 
     Raises:
-        UserError: If the checkpoint cannot be read.
+        UserError: If the checkpoint cannot be read, or describes its data in another way than this version.
     """
     given = {key: value for key, value in vars(config.data).items() if value is not None}
     if "name" not in given:
         own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
+        strange = own.keys() - {key.name for key in fields(DataConfig)}
+        if strange:
+            raise UserError(
+                f"{config.ckpt} describes its data by {', '.join(sorted(strange))}, which this version does not know; "
+                "choose the data with data=NAME"
+            )
         given = {**own, "eval_batch_size": 1, **given}
     schema = OmegaConf.structured(DataConfig)
     data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, given))  # type: ignore[assignment]
@@ -66,13 +73,18 @@ def evaluation_task(config: EvalConfig, classes: ClassTable, run: Path) -> Evalu
     )
 
 
-def evaluation_trainer(config: EvalConfig) -> Trainer:
-    """Build the Trainer of an evaluation."""
+def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trainer:
+    """Build the Trainer of an evaluation.
+
+    Raises:
+        UserError: If the configuration leaves nothing to evaluate.
+    """
+    batches = validation_batches(config.trainer, data)
     progress: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
     return Trainer(
         **trainer_arguments(config.trainer),
         default_root_dir=config.output_dir,
-        limit_test_batches=limit(config.trainer.limit_val_batches),
+        limit_test_batches=limit("val", config.trainer.limit_val_batches, batches),
         enable_model_summary=False,
         logger=False,
         callbacks=progress,

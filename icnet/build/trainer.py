@@ -178,8 +178,8 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
         sync_batchnorm=trainer.sync_batchnorm and process_count(trainer) > 1,
-        limit_train_batches=limit(trainer.limit_train_batches),
-        limit_val_batches=limit(trainer.limit_val_batches),
+        limit_train_batches=limit("train", trainer.limit_train_batches, batches),
+        limit_val_batches=limit("val", trainer.limit_val_batches, validation_batches(trainer, data)),
         enable_model_summary=trainer.progress_bar,
         logger=loggers(config),
         callbacks=callbacks(config, data.classes),
@@ -187,9 +187,20 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
     )
 
 
-def limit(value: float | None) -> float | int | None:
-    """Return a share or a count as Lightning tells them apart: by type."""
+def limit(name: str, value: float | None, batches: int) -> float | int | None:
+    """Return a share or a count as Lightning tells them apart: by type.
+
+    Raises:
+        UserError: If the share of so many batches is less than one of them.
+    """
+    if value is not None and 0 < value < 1 and int(value * batches) == 0 < batches:
+        raise UserError(f"trainer.limit_{name}_batches={value} of {batches} is no batch; give a larger share, or null")
     return int(value) if value is not None and value > 1 else value
+
+
+def validation_batches(trainer: TrainerConfig, data: SegmentationDataModule) -> int:
+    """Return how many batches every process validates at least."""
+    return -(-(len(data.val) // process_count(trainer)) // data.eval_batch_size)
 
 
 def prepare_device(trainer: TrainerConfig) -> None:

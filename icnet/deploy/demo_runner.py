@@ -116,7 +116,7 @@ class Demo:
         advance()
 
     def _video(self, path: Path, name: str, advance: Callable[[], None]) -> None:
-        source = cv2.VideoCapture(str(path))
+        source = _open_video(path)
         target = self.output / f"{name}_overlay.mp4"
         writer: cv2.VideoWriter | None = None
         try:
@@ -213,10 +213,15 @@ def _is_video(path: Path) -> bool:
 def _frame_count(path: Path) -> int:
     if not _is_video(path):
         return 1
-    source = cv2.VideoCapture(str(path))
+    source = _open_video(path)
     count = int(source.get(cv2.CAP_PROP_FRAME_COUNT))
     source.release()
     return max(count, 1)
+
+
+def _open_video(path: Path) -> cv2.VideoCapture:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # says nothing; ours is the one line about a bad file
+    return cv2.VideoCapture(str(path))
 
 
 def _frames(source: cv2.VideoCapture) -> Iterator[np.ndarray]:

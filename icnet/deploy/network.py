@@ -79,9 +79,15 @@ def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 def _classes_of(checkpoint: Checkpoint) -> ClassTable:
     described = checkpoint.meta.get("classes")
-    if described:
-        return class_table(described["names"], described["palette"], described.get("categories") or ())
     count = checkpoint.num_classes
+    if described:
+        try:
+            table = class_table(described["names"], described["palette"], described.get("categories") or ())
+        except (AttributeError, KeyError, TypeError, ValueError):
+            table = None
+        if table is None or len(table) != count:
+            raise UserError(f"{checkpoint.path} does not name and paint its {count} classes; give another file")
+        return table
     if count == len(CITYSCAPES_CLASSES):  # what the published checkpoints were trained on
         return CITYSCAPES_CLASSES
     return ClassTable(tuple(f"class_{i}" for i in range(count)), distinct_palette(count))

@@ -128,6 +128,7 @@ def export_verified(model: Network, path: Path, spec: GraphSpec, images: str | N
     """
     if path.suffix != ONNX_SUFFIX or path.is_dir():
         raise UserError(f"output={path} is no name for an ONNX file; give one that ends in {ONNX_SUFFIX}")
+    _make_folder(path.parent)  # before the minutes that an export may take
     pictures = sample_images(images, (model.checkpoint.meta.get("data") or {}).get("root"))
     sizes = [(spec.height, spec.width)]
     if spec.dynamic_size:  # the sizes nobody traced are what it is about
@@ -218,16 +219,25 @@ def _numbers(buffer: Tensor) -> list[float]:
     return [round(float(value) / 255, 6) for value in buffer.flatten()]  # the buffers hold 255 times float32
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder} cannot be written to ({error.strerror}); choose a place with output=FILE")
+
+
 def _write(content: bytes, path: Path) -> None:
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"{path.parent} cannot be written to ({error.strerror}); choose a place with output=FILE"
-        ) from error
+        raise _unwritable(path.parent, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
