@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed
 
 quickstart: setup
+	rm -rf $(RUN)
 	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(RUN)/train
 	$(BIN)/python eval.py ckpt=$(RUN)/train/checkpoints/best.ckpt save_pictures=true hydra.run.dir=$(RUN)/eval
 	$(BIN)/python export.py ckpt=$(RUN)/train/checkpoints/best.ckpt export.height=256 export.width=512 output=$(RUN)/ICNet.onnx hydra.run.dir=$(RUN)/export

@@ -7,9 +7,12 @@ from icnet.config import EvalConfig
 @launch.script("eval", EvalConfig)
 def main(config: EvalConfig) -> float | None:
     """Find the checkpoint, then evaluate in as many processes as there are devices; returns the mIoU (0-1)."""
+    from pathlib import Path
+
     from icnet import build
     from icnet.deploy.choose import find_checkpoint
 
+    build.check_output(Path(config.output_dir))
     config.ckpt = str(find_checkpoint(config.ckpt))
     build.prepare_data(build.evaluation_data(config))
     return launch.run(evaluate, config, build.process_count(config.trainer))

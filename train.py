@@ -27,7 +27,9 @@ def fit(config: TrainConfig) -> float | None:
     data = build.data_module(config.data, config.seed)
     task = build.task(config, data.classes)
     run = Path(config.output_dir)
-    resume = build.resume_path(config.resume, run, config.model, config.optim, len(data.classes))
+    resume = build.resume_path(config, len(data.classes))
+    if resume:
+        build.bring_best_along(resume, run)
     trainer = build.lightning_trainer(config, data)
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:

@@ -1,8 +1,7 @@
 """The schema of the configuration: every key the scripts read, its type, what it means and its range.
 
 Hydra composes ``conf/`` onto these dataclasses, so an unknown key or a value of the wrong type fails before anything
-runs; ``__post_init__`` holds the ranges. Only scripts, ``build`` and ``launch`` know that Hydra exists; everything
-below gets plain arguments.
+runs; ``__post_init__`` holds the ranges. What is below gets plain arguments and knows nothing of Hydra.
 """
 
 import math
@@ -13,7 +12,6 @@ from typing import Any, Optional
 from icnet.errors import UserError
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
-ROOT_VARIABLE = "CITYSCAPES_DATASET"  # the convention of cityscapesScripts
 
 DATASETS = ("cityscapes", "camvid", "folder", "street")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -322,13 +320,19 @@ class InferenceConfig:
                 _at_least("eval.sliding_window", side, 64)
 
 
-# eval.py's data keys: those of DataConfig, each of them null unless given. With ``data=checkpoint``, which has no name,
-# what is given replaces what the checkpoint was trained on.
-DataOverrides: Any = make_dataclass(
-    "DataOverrides",
-    [(key.name, Optional[key.type], None) for key in fields(DataConfig)],  # noqa: UP045 - a value, no annotation
-)
-DataOverrides.__module__ = __name__  # Python before 3.12 leaves that out, and pickle needs it
+def _overrides(schema: type, name: str, **nested: Any) -> Any:
+    """Make a dataclass with a schema's keys, each of them null unless given."""
+    rest = [key for key in fields(schema) if key.name not in nested]
+    keys: list[Any] = [(key.name, Optional[key.type], None) for key in rest]  # noqa: UP045 - a value, no annotation
+    keys += [(key, kind, field(default_factory=kind)) for key, kind in nested.items()]
+    made = make_dataclass(name, keys)
+    made.__module__ = __name__  # Python before 3.12 leaves that out, and pickle needs it
+    return made
+
+
+# eval.py's data keys. With ``data=checkpoint``, which has no name, those that are given replace the checkpoint's.
+StreetOverrides: Any = _overrides(StreetConfig, "StreetOverrides")
+DataOverrides: Any = _overrides(DataConfig, "DataOverrides", street=StreetOverrides)
 
 
 @dataclass

@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from icnet.data.labels import IGNORE_INDEX, TRAIN_ID_TO_LABEL_ID, ClassTable
+from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, TRAIN_ID_TO_LABEL_ID, ClassTable
 from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
+from icnet.errors import UserError
 from icnet.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
 from icnet.pictures import comparison
 
@@ -27,6 +28,9 @@ class EvaluationTask(LightningModule):
         classes: The data set's classes.
         pictures: Folder for image, label and prediction side by side; None for none.
         label_ids: Folder for PNGs that the Cityscapes server accepts; None for none.
+
+    Raises:
+        UserError: If label ids are asked for and the classes are not those of Cityscapes.
     """
 
     def __init__(
@@ -34,6 +38,12 @@ class EvaluationTask(LightningModule):
         label_ids: Path | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        if label_ids and classes.names != CITYSCAPES_CLASSES.names:
+            raise UserError(
+                f"save_label_ids=true writes ids of the {len(CITYSCAPES_CLASSES)} Cityscapes classes, and this data has "
+                f"{len(classes)} classes of its own; use save_pictures=true, or demo.py, whose *_ids.png hold class "
+                "indices"
+            )
         self.segmenter = segmenter
         self.inference = inference
         self.classes = classes

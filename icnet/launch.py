@@ -16,6 +16,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -45,7 +46,7 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
 
     def decorate(main: Callable[[Config], Any]) -> Callable[[], None]:
         folder = Path(inspect.getfile(main)).resolve().with_name("conf")
-        running = False
+        running = failed = False
 
         def job(composed: DictConfig) -> Any:
             nonlocal running
@@ -56,15 +57,23 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
                 _make_output_folder(config)
                 result = main(config)  # type: ignore[arg-type]
             except (UserError, OmegaConfBaseException) as error:
-                _exit_with(error)
+                return fail(error)
             except OSError as error:
                 if error.errno not in NO_DEFECTS:
                     raise
                 place = f"{error.filename} cannot be used" if error.filename else "a file cannot be written"
                 fix = "make room or change the permissions, or choose another place"
-                _exit_with(UserError(f"{place} ({error.strerror}); {fix}"))
+                return fail(UserError(f"{place} ({error.strerror}); {fix}"))
             running = False
             return result
+
+        def fail(error: BaseException) -> None:
+            """End here; or, in a sweep, let the other jobs run first."""
+            nonlocal failed
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                _exit_with(error)
+            failed = True
+            print(f"error: job {HydraConfig.get().job.num}: {one_line(error)}", file=sys.stderr)
 
         def command() -> None:
             # Hydra would print its own errors over several lines and exit with 1; let them through to here instead.
@@ -72,6 +81,8 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
             ConfigStore.instance().store(name=f"{name}_schema", node=schema)
             try:
                 hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
+                if failed:
+                    sys.exit(USER_MISTAKE)
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 _exit_with(error)
             except ValueError as error:

@@ -54,10 +54,12 @@ class RunningMeanIoU(Metric):
         if len(self.index) == 0:  # a list here, one tensor after the gathering over devices
             return torch.tensor(float("nan"), device=self.device)
         order = torch.argsort(dim_zero_cat(self.index))
-        so_far = dim_zero_cat(self.confusion)[order].cumsum(0).float()
+        so_far = dim_zero_cat(self.confusion)[order].cpu().cumsum(0).double()
+        if not so_far[-1].any():
+            return torch.tensor(float("nan"))  # there are no labels at all
         hits = so_far.diagonal(dim1=1, dim2=2)
         union = so_far.sum(1) + so_far.sum(2) - hits
-        return (hits / union.clamp(min=1)).mean(1).mean()
+        return (hits / union.clamp(min=1)).mean(1).mean().float()
 
 
 def segmentation_metrics(num_classes: int, ignore_index: int) -> MetricCollection:

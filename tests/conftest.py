@@ -1,6 +1,7 @@
 """What several test files share: a handful of street scenes on disk, and running the scripts as a user does."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +38,41 @@ class Outcome:
 
 
 Script = Callable[..., Outcome]
+
+
+OURS_TO_REFERENCE = (
+    (r"^backbone\.stem\.0\.conv\.", "pretrained.conv1.0."),
+    (r"^backbone\.stem\.0\.bn\.", "pretrained.conv1.1."),
+    (r"^backbone\.stem\.1\.conv\.", "pretrained.conv1.3."),
+    (r"^backbone\.stem\.1\.bn\.", "pretrained.conv1.4."),
+    (r"^backbone\.stem\.2\.conv\.", "pretrained.conv1.6."),
+    (r"^backbone\.stem\.2\.bn\.", "pretrained.bn1."),
+    (r"^backbone\.", "pretrained."),
+    (r"^sub1\.", "conv_sub1."),
+    (r"^(cff_\d+)\.(low|high)\.conv\.", r"head.\1.conv_\2.0."),
+    (r"^(cff_\d+)\.(low|high)\.bn\.", r"head.\1.conv_\2.1."),
+    (r"^(cff_\d+)\.aux_classifier\.", r"head.\1.conv_low_cls."),
+    (r"^classifier\.", "head.conv_cls."),
+)
+
+
+@pytest.fixture(scope="session")
+def to_reference() -> Callable[[dict], dict]:
+    """Rename an ICNet's state dict to the names of the base implementation; adds the ``fc`` that its files carry."""
+
+    def rename(state_dict: dict) -> dict:
+        renamed = {}
+        for key, value in state_dict.items():
+            name = key
+            for pattern, replacement in OURS_TO_REFERENCE:
+                name, hits = re.subn(pattern, replacement, name)
+                if hits:
+                    break
+            renamed[name] = value
+        last = state_dict["backbone.layer4.0.conv1.weight"]
+        return {**renamed, "pretrained.fc.weight": last.new_zeros(1000, last.shape[0])}
+
+    return rename
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ BELOW = {
         "icnet.data", "icnet.errors", "icnet.metrics", "icnet.pictures", "icnet.results", "icnet.task",
     },
     "icnet.deploy": {"icnet", "icnet.data", "icnet.errors", "icnet.models", "icnet.pictures"},
-    "icnet.evaluation": {"icnet.data", "icnet.deploy", "icnet.metrics", "icnet.pictures"},
+    "icnet.evaluation": {"icnet.data", "icnet.deploy", "icnet.errors", "icnet.metrics", "icnet.pictures"},
     "icnet.report": set(),
     "icnet.config": {"icnet.errors"},
     "icnet.launch": {"icnet.errors"},

@@ -7,7 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+
+from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, ClassTable
+from icnet.deploy.inference import Inference
+from icnet.errors import UserError
+from icnet.evaluation import EvaluationTask
+from icnet.models.checkpoints import read_checkpoint
 
 CKPT = "checkpoints/best.ckpt"
 
@@ -70,12 +77,15 @@ def test_two_processes_count_every_image_once(script, evaluate, process, trained
         assert two[key] == one[key], key
 
 
-def test_onnx_file_scores_like_the_checkpoint_it_came_from(script, evaluate, trained, tmp_path):
+def test_onnx_file_scores_like_the_checkpoint_it_came_from(script, evaluate, trained, street_root, tmp_path):
     file = tmp_path / "ICNet.onnx"
     done = script("export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=128", f"output={file}")
     assert done.status == 0, done.err
     torch_results, _ = evaluate(script, f"ckpt={trained / CKPT}")
-    onnx_results, _ = evaluate(script, f"ckpt={file}")
+    drawn = {path: path.stat().st_mtime_ns for path in street_root.rglob("*.png")}
+    onnx_results, _ = evaluate(script, f"ckpt={file}", f"data.root={street_root}", "data.workers=0")
+    assert {path: path.stat().st_mtime_ns for path in street_root.rglob("*.png")} == drawn  # the file knows its scenes
+    assert onnx_results["data"] == "street (synthetic)"
     assert onnx_results["runtime"] == "onnxruntime"
     assert onnx_results["miou"] == pytest.approx(torch_results["miou"], abs=1e-4)
 
@@ -100,11 +110,26 @@ def test_left_out_checkpoint_is_the_newest_best_one(script, evaluate, trained, t
     assert "newer" in (folder / "eval.log").read_text()
 
 
-def test_other_data_of_the_same_classes_can_be_chosen(script, evaluate, trained, street_root):
+def test_synthetic_scenes_read_as_cityscapes_are_still_called_synthetic(script, evaluate, trained, street_root):
     other = ("data=cityscapes", f"data.root={street_root}", "data.workers=0")
     results, _ = evaluate(script, f"ckpt={trained / CKPT}", *other)
-    assert results["data"] == "cityscapes"
     assert results["config"]["data"]["name"] == "cityscapes"
+    assert results["data"] == "street (synthetic)"
+
+
+def test_other_scenes_can_be_drawn_for_an_evaluation(script, evaluate, trained, tmp_path):
+    results, _ = evaluate(script, f"ckpt={trained / CKPT}", "data.street.seed=7", f"data.root={tmp_path / 'seven'}")
+    assert results["config"]["data"]["street"] == {"train": 6, "val": 3, "height": 64, "width": 128, "seed": 7}
+    first, _ = evaluate(script, f"ckpt={trained / CKPT}")
+    assert results["confusion"] != first["confusion"]
+
+
+def test_results_of_a_training_run_are_not_overwritten(script, trained):
+    before = (trained / "results.json").read_bytes()
+    done = script("eval", f"ckpt={trained / CKPT}", f"hydra.run.dir={trained}")
+    assert done.status == 2
+    assert "holds a training run" in done.error
+    assert (trained / "results.json").read_bytes() == before
 
 
 def test_other_class_count_is_refused(script, trained, camvid_like, tmp_path):
@@ -113,3 +138,48 @@ def test_other_class_count_is_refused(script, trained, camvid_like, tmp_path):
     )
     assert done.status == 2
     assert "19 classes and the data 11" in done.error
+
+
+def test_onnx_file_does_not_know_where_its_data_lies_and_says_so(script, trained, tmp_path, monkeypatch):
+    import onnx
+
+    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
+    file = tmp_path / "ICNet.onnx"
+    done = script("export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=64", f"output={file}")
+    assert done.status == 0, done.err
+    model = onnx.load(file)
+    (data,) = (entry for entry in model.metadata_props if entry.key == "data")
+    assert str(trained.parent) not in data.value
+    assert "root" not in json.loads(data.value)
+    for name in (json.loads(data.value)["name"], "cityscapes", "camvid", "folder"):
+        data.value = json.dumps({"name": name})
+        onnx.save(model, file)
+        done = script("eval", f"ckpt={file}", "trainer=cpu_1p", f"hydra.run.dir={tmp_path / name}")
+        assert done.status == 2
+        assert "data.root" in done.error
+        assert not (tmp_path / name / "results.json").exists()
+
+
+def test_reference_checkpoint_scores_like_ours_of_the_same_weights(
+    script, evaluate, trained, street_root, to_reference, tmp_path
+):
+    path = tmp_path / "icnet_resnet18.pth"
+    torch.save(to_reference(read_checkpoint(trained / CKPT).state_dict), path)
+    assert {key.split(".")[0] for key in torch.load(path)} == {"pretrained", "conv_sub1", "head"}
+    data = ("data=cityscapes", f"data.root={street_root}", "data.workers=0")
+    ours, _ = evaluate(script, f"ckpt={trained / CKPT}", *data)
+    theirs, _ = evaluate(script, f"ckpt={path}", *data)
+    for key in ("confusion", "miou", "pixel_acc", "miou_running_mean", "category_miou", "iou", "iou_category"):
+        assert theirs[key] == ours[key], key
+    assert theirs["model"] == ours["model"] == "icnet_resnet18"
+    assert np.sum(theirs["confusion"]) > 0
+
+
+@pytest.mark.parametrize(
+    "classes", [CAMVID_CLASSES, ClassTable(tuple(f"kind {i}" for i in range(19)), CITYSCAPES_CLASSES.palette)]
+)
+def test_label_ids_of_other_classes_than_those_of_cityscapes_are_refused(tmp_path, classes):
+    with pytest.raises(UserError, match=rf"save_label_ids=true .* has {len(classes)} classes .* use save_pictures=true"):
+        EvaluationTask(torch.nn.Identity(), Inference(), classes, label_ids=tmp_path / "label_ids")
+    assert not (tmp_path / "label_ids").exists()
+    EvaluationTask(torch.nn.Identity(), Inference(), classes)

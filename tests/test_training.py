@@ -54,11 +54,11 @@ def test_results_file_agrees_with_the_log(trained):
     assert results["model"] == "icnet_resnet18"
     assert results["epochs"] == 2
     assert results["steps"] == 2 * 3  # six scenes in batches of two
-    assert [entry["epoch"] for entry in results["history"]] == [0, 1]
+    assert [entry["epoch"] for entry in results["history"]] == [1, 2]
     mious = [entry["miou"] for entry in results["history"]]
     assert results["final_miou"] == mious[-1]
     assert results["best_miou"] == max(mious)
-    assert results["best_epoch"] == mious.index(max(mious))
+    assert results["best_epoch"] == mious.index(max(mious)) + 1
     present = [iou for iou in results["iou"].values() if iou is not None]
     assert results["final_miou"] == pytest.approx(sum(present) / len(present), abs=1e-6)
     assert results["config"]["optim"]["lr"] == 0.01
@@ -166,10 +166,10 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint
     assert good.status == 0, good.err
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    bad = script("train", *small, f"hydra.run.dir={tmp_path / 'run'}", "optim.lr=1e30")
+    worse = ("loss.sub4_weight=1e39", "trainer.max_epochs=3")  # more than float32 holds
+    bad = script("train", *small, f"hydra.run.dir={tmp_path / 'run'}", f"resume={last}", *worse)
     assert bad.status == 2
-    assert "the loss became" in bad.error
-    assert "step 2 (epoch 0, lr 2.5e+29)" in bad.error  # the first step still sees sound weights
+    assert "the loss became inf at step 4 (epoch 2, lr 0.005)" in bad.error  # three steps an epoch, warm-up of three
     assert f"the last good checkpoint is {last}" in bad.error
     assert last.read_bytes() == before
 
@@ -232,3 +232,65 @@ def test_mistake_found_in_the_processes_of_a_group_is_one_line(small, process, t
     )
     assert done.status == 2
     assert "trainer.sync_batchnorm=true needs several accelerators" in done.error
+
+
+def test_new_run_in_a_used_folder_is_refused(small, script, trained):
+    before = (trained / "results.json").read_bytes()
+    done = script("train", *small, f"hydra.run.dir={trained}")
+    assert done.status == 2
+    assert "resume=auto" in done.error
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_resumed_run_keeps_curves_scores_and_best_checkpoint(small, script, trained, tmp_path):
+    first = json.loads((trained / "results.json").read_text())
+    last = trained / "checkpoints" / "last.ckpt"
+    done = script(
+        "train", *small, f"resume={last}", "trainer.max_epochs=3", "loss.sub124_weight=0.5",
+        f"hydra.run.dir={tmp_path / 'on'}",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    results = json.loads((tmp_path / "on" / "results.json").read_text())
+    assert results["history"][:2] == first["history"]
+    assert "loss.sub124_weight was 1.0, is 0.5" in (tmp_path / "on" / "train.log").read_text()
+    best = load_file(tmp_path / "on" / "checkpoints" / "best.ckpt")
+    assert best["epoch"] + 1 == results["best_epoch"]
+    again = script("train", *small, "resume=auto", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'on'}")
+    assert again.status == 0, again.err
+    curves = sorted((tmp_path / "on").glob("csv*/metrics.csv"))
+    assert len(curves) == 2  # the earlier part's were not deleted
+    finished = json.loads((tmp_path / "on" / "results.json").read_text())
+    nothing = script("train", *small, "resume=auto", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'on'}")
+    assert nothing.status == 0, nothing.err
+    untouched = json.loads((tmp_path / "on" / "results.json").read_text())
+    for key in ("train_loss", "images_per_s", "final_miou", "best_miou", "best_epoch"):
+        assert untouched[key] == finished[key] is not None
+
+
+def test_resume_auto_takes_no_run_of_another_configuration(small, script, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    old = tmp_path / "outputs" / "old" / "checkpoints"
+    old.mkdir(parents=True)
+    (old / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    other = script(
+        "train", *small, "resume=auto", "seed=7", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'other'}"
+    )
+    assert other.status == 0, other.err
+    assert "the run starts anew" in (tmp_path / "other" / "train.log").read_text()
+    same = script("train", *small, "resume=auto", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'same'}")
+    assert same.status == 0, same.err
+    assert "going on from outputs/old/checkpoints/last.ckpt" in (tmp_path / "same" / "train.log").read_text()
+
+
+def test_sweep_goes_on_when_one_job_fails(small, script, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    done = script(
+        "train", "-m", *small, "trainer.max_epochs=1", "callbacks.pictures=0",
+        "loss.sub4_weight=0.4,1e39,0.2", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    )  # fmt: skip
+    assert done.status == 2
+    assert "job 1" in done.error
+    assert "the loss became inf" in done.error
+    table = done.out[done.out.index("3 runs on street (synthetic)") :]
+    status = [cells[-2].strip() for line in table.splitlines() if len(cells := line.split("│")) > 3]
+    assert status == ["done", "stopped", "done"]

@@ -1,12 +1,15 @@
 """From configuration to objects, for all scripts: the only package that knows both."""
 
 from icnet.build.data import data_module, data_title, prepare_data
-from icnet.build.evaluation import evaluation_about, evaluation_data, evaluation_task, evaluation_trainer
+from icnet.build.evaluation import check_output, evaluation_about, evaluation_data, evaluation_task, evaluation_trainer
 from icnet.build.task import criterion, network, optimizer_factory, resume_path, task, total_steps
 from icnet.build.trainer import callbacks, lightning_trainer, loggers, prepare_device, process_count
+from icnet.callbacks.best import bring_best_along
 
 __all__ = [
+    "bring_best_along",
     "callbacks",
+    "check_output",
     "criterion",
     "data_module",
     "data_title",

@@ -1,5 +1,6 @@
 """From configuration to data."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from icnet.errors import UserError
 
 
 def data_title(data: DataConfig) -> str:
-    """Return how tables and logs call the data set; synthetic data is always marked."""
-    return street.NAME if data.name == "street" else data.name
+    """Return how tables and logs call the data set; synthetic data is marked, also where it is read as Cityscapes."""
+    root = data.root or os.environ.get(cityscapes.ROOT_VARIABLE)
+    drawn = data.name == "cityscapes" and root is not None and street.is_synthetic(Path(root))
+    return street.NAME if data.name == "street" or drawn else data.name
 
 
 def prepare_data(data: DataConfig) -> None:

@@ -1,7 +1,7 @@
 """From configuration to an evaluation."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def evaluation_data(config: EvalConfig) -> DataConfig:
     Raises:
         UserError: If the checkpoint cannot be read, or describes its data in another way than this version.
     """
-    given = {key: value for key, value in vars(config.data).items() if value is not None}
+    given = _given(config.data)
+    own: dict[str, Any] = {}
     if "name" not in given:
         own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
         strange = own.keys() - {key.name for key in fields(DataConfig)}
@@ -38,10 +39,21 @@ def evaluation_data(config: EvalConfig) -> DataConfig:
                 f"{config.ckpt} describes its data by {', '.join(sorted(strange))}, which this version does not know; "
                 "choose the data with data=NAME"
             )
-        given = {**own, "eval_batch_size": 1, **given}
+        own = {**own, "eval_batch_size": 1}
     schema = OmegaConf.structured(DataConfig)
-    data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, given))  # type: ignore[assignment]
+    data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, own, given))  # type: ignore[assignment]
     return data
+
+
+def _given(overrides: object) -> dict[str, Any]:
+    """Return the keys that are not null, nested ones too."""
+    given: dict[str, Any] = {}
+    for key, value in vars(overrides).items():
+        if is_dataclass(value):
+            given |= {key: _given(value)} if _given(value) else {}
+        elif value is not None:
+            given[key] = value
+    return given
 
 
 def _data_of(path: Path) -> dict[str, Any]:
@@ -104,3 +116,15 @@ def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter)
         "seed": config.seed,
         "config": asdict(config) | {"data": asdict(data)},
     }
+
+
+def check_output(run: Path) -> None:
+    """Refuse a folder that holds a training run.
+
+    Raises:
+        UserError: If its results would be overwritten by the evaluation's.
+    """
+    if (run / "checkpoints").exists():
+        raise UserError(
+            f"{run} holds a training run, whose results.json would be lost; choose another hydra.run.dir=PATH"
+        )

@@ -1,7 +1,7 @@
 """From configuration to network, loss, optimizer, and the task that holds them; where training goes on from."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from icnet.optim import adamw, parameter_groups, poly, sgd, warmup_cosine
 from icnet.task import SegmentationTask
 
 log = logging.getLogger(__name__)
+
+DESCRIBED = ("data", "loss", "optim", "scheduler")  # the groups that a checkpoint tells about, beside its model
 
 
 def network(model: ModelConfig, num_classes: int) -> ICNet:
@@ -126,56 +128,96 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
             "palette": [list(color) for color in classes.palette],
             "categories": list(classes.categories),
         },
-        "data": asdict(config.data),
-        "optim": config.optim.name,
+        **{key: asdict(getattr(config, key)) for key in DESCRIBED},
+        "seed": config.seed,
     }
     return SegmentationTask(
         net, criterion(config.loss, len(classes)), classes, optimizer_factory(config.optim, config.scheduler), meta
     )
 
 
-def resume_path(
-    resume: str | None, output_dir: Path, model: ModelConfig, optim: OptimConfig, num_classes: int
-) -> Path | None:
+def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
     """Find and check the checkpoint to go on from.
 
     Args:
-        resume: A path; ``auto`` for the newest ``last.ckpt`` of this run folder or else below outputs/; or None.
-        output_dir: This run's folder.
-        model: What this run trains.
-        optim: How this run trains.
+        config: Of this run. ``resume`` is a path; None to start anew; or ``auto`` for ``last.ckpt`` in this run's
+            folder, or else the newest below outputs/ that was made with the same model, data, loss, optimizer and seed.
         num_classes: Of this run's data.
 
     Raises:
-        UserError: If the file is missing, broken, or of another network or optimizer than this run's.
+        UserError: If the file is missing, broken, or of another network or optimizer than this run's; or if a new run
+            would overwrite an older one.
     """
-    if resume is None:
+    own = Path(config.output_dir) / "checkpoints" / "last.ckpt"
+    if config.resume is None:
+        if own.exists():
+            raise UserError(
+                f"{config.output_dir} already holds a run; go on with it by resume=auto, or start a new one in another "
+                "folder with hydra.run.dir=PATH"
+            )
         return None
-    if resume == "auto":
-        own = output_dir / "checkpoints" / "last.ckpt"
-        found = [own] if own.exists() else sorted(
-            Path("outputs").glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime
-        )  # fmt: skip
-        if not found:
-            log.info("resume=auto: no checkpoints/last.ckpt in %s or below outputs/: the run starts anew", output_dir)
+    if config.resume == "auto":
+        path = own if own.exists() else _newest_like(config)
+        if path is None:
+            log.info("resume=auto: no last.ckpt of this configuration here or below outputs/: the run starts anew")
             return None
-        path = found[-1]
     else:
-        path = Path(resume)
+        path = Path(config.resume)
     checkpoint = read_checkpoint(path)
     if not checkpoint.resumable:
         raise UserError(f"resume={path} holds weights but no run's state; use model.weights={path} to start from them")
-    _check_backbone(checkpoint, model)
+    _check_backbone(checkpoint, config.model)
     if checkpoint.num_classes != num_classes:
         raise UserError(
             f"resume={path} has {checkpoint.num_classes} classes and the data {num_classes}; "
             f"use model.weights={path} to start a new run from its weights"
         )
-    optimizer = checkpoint.meta.get("optim", optim.name)
-    if optimizer != optim.name:
+    optimizer = checkpoint.meta.get("optim", {}).get("name", config.optim.name)
+    if optimizer != config.optim.name:
         raise UserError(
-            f"resume={path} was made with optim={optimizer} and this run uses optim={optim.name}; "
+            f"resume={path} was made with optim={optimizer} and this run uses optim={config.optim.name}; "
             f"choose the same, or use model.weights={path} to start a new run from its weights"
         )
     log.info("going on from %s", path)
+    changed = changes(checkpoint.meta, config)
+    if changed:
+        log.warning(
+            "not what the run was begun with: %s; the optimizer and its schedule go on as the checkpoint has them",
+            ", ".join(changed),
+        )
     return path
+
+
+def _newest_like(config: TrainConfig) -> Path | None:
+    found = sorted(Path("outputs").glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(found):
+        try:
+            meta = read_checkpoint(path).meta
+        except UserError:
+            continue  # somebody else's, or broken: not this run's, then
+        if meta.get("model", {}).get("backbone") == config.model.backbone and not changes(meta, config):
+            return path
+    return None
+
+
+def changes(meta: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Name the keys in which a configuration differs from the one that a checkpoint was made with.
+
+    Args:
+        meta: The checkpoint's description.
+        config: The other one.
+
+    Returns:
+        Texts such as ``optim.lr was 0.1, is 0.2``; keys that no weight depends on are left out.
+    """
+    now: dict[str, Any] = {key: asdict(getattr(config, key)) for key in DESCRIBED}
+    before = {f"{group}.{key}": value for group in DESCRIBED for key, value in meta.get(group, {}).items()}
+    after = {f"{group}.{key}": value for group in DESCRIBED for key, value in now[group].items()}
+    before["seed"], after["seed"] = meta.get("seed"), config.seed
+    differ = [key for key in before if _matters(key) and before[key] != after.get(key)]
+    return [f"{key} was {before[key]}, is {after.get(key)}" for key in differ]
+
+
+def _matters(key: str) -> bool:
+    loading = ("root", "workers", "pin_memory", "persistent_workers", "prefetch_factor", "eval_batch_size", "val_split")
+    return key not in {f"data.{name}" for name in loading}

@@ -24,6 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from icnet.build.data import data_title
 from icnet.callbacks.batchnorm import SharedBatchNormStatistics
+from icnet.callbacks.best import BestCheckpoint
 from icnet.callbacks.interruption import NonFiniteLoss, SaveOnRequestToStop
 from icnet.callbacks.pictures import ValidationPictures
 from icnet.callbacks.results import TrainingResults
@@ -72,7 +73,7 @@ def loggers(config: TrainConfig) -> list[Logger]:
             raise UserError(f"logger={name} needs {package}, which is not installed; run 'pip install {package}'")
     built: list[Logger] = []
     if wanted.csv:
-        built.append(CSVLogger(folder_, name="", version="csv"))
+        built.append(CSVLogger(folder_, name="", version=_free_name(Path(folder_), "csv")))
     if wanted.tensorboard:
         built.append(TensorBoardLogger(folder_, name="", version="tensorboard", default_hp_metric=False))
     if wanted.wandb:
@@ -80,6 +81,12 @@ def loggers(config: TrainConfig) -> list[Logger]:
     if wanted.mlflow:
         built.append(MLFlowLogger(experiment_name=wanted.project, save_dir=f"{folder_}/mlruns"))
     return built
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """Return ``name``, or ``name_2`` and so on in a resumed run's folder: Lightning would delete the old curves."""
+    names = (name, *(f"{name}_{part}" for part in range(2, 1000)))
+    return next(free for free in names if not (folder / free / "metrics.csv").exists())
 
 
 def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
@@ -115,7 +122,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
 
 def _checkpoints(folder: Path, every_n_steps: int) -> list[ModelCheckpoint]:
     """``best.ckpt`` by ``val/miou``, and ``last.ckpt`` after each epoch or every few steps."""
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         folder, "best", monitor="val/miou", mode="max", auto_insert_metric_name=False, enable_version_counter=False
     )
     last = ModelCheckpoint(
@@ -167,7 +174,10 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
             "SyncBatchNorm; set it to false"
         )
     batches = len(data.train) // (trainer.batch_size * process_count(trainer)) if data.train else 0
-    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(batches, 1))  # a short epoch is logged too
+    train_limit = limit("train", trainer.limit_train_batches, batches)
+    share = train_limit if isinstance(train_limit, float) else 1.0
+    per_epoch = min(int(batches * share), train_limit if isinstance(train_limit, int) else batches)
+    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
     return Trainer(
         **trainer_arguments(trainer),
         default_root_dir=config.output_dir,
@@ -178,7 +188,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
         sync_batchnorm=trainer.sync_batchnorm and process_count(trainer) > 1,
-        limit_train_batches=limit("train", trainer.limit_train_batches, batches),
+        limit_train_batches=train_limit,
         limit_val_batches=limit("val", trainer.limit_val_batches, validation_batches(trainer, data)),
         enable_model_summary=trainer.progress_bar,
         logger=loggers(config),

@@ -42,7 +42,7 @@ class NonFiniteLoss(Callback):
     ) -> None:
         """Note the loss; look at the noted ones now and then."""
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        self._pending.append((trainer.global_step, trainer.current_epoch, lr, outputs["loss"].detach()))
+        self._pending.append((trainer.global_step, trainer.current_epoch + 1, lr, outputs["loss"].detach()))
         if len(self._pending) >= self.every_n_steps:
             self._look()
 

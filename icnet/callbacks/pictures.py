@@ -46,8 +46,8 @@ class ValidationPictures(Callback):
             pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
             picture = comparison(pixels, truth, guess, self.classes)
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{name}_epoch{trainer.current_epoch:03d}.jpg"
+            path = self.folder / f"{name}_epoch{trainer.current_epoch + 1:03d}.jpg"
             cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image(f"val/{name}", picture, trainer.current_epoch, dataformats="HWC")
+                    logger.experiment.add_image(f"val/{name}", picture, trainer.current_epoch + 1, dataformats="HWC")

@@ -1,12 +1,13 @@
 """Keeping what a training run measured: ``results.json`` and a line in the log for every validation."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from icnet.callbacks.throughput import Throughput
 from icnet.metrics import iou_per_class, pixel_accuracy
@@ -29,6 +30,8 @@ class TrainingResults(Callback):
         self.about = about
         self.history: list[dict[str, Any]] = []
         self._started = time.time()
+        self._loss: Tensor | None = None
+        self._latest: dict[str, float | None] = {"train_loss": None, "images_per_s": None}
         self._trained = 0.0  # seconds of earlier parts of a resumed run
 
     @property
@@ -38,12 +41,13 @@ class TrainingResults(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the history in the checkpoint."""
-        return {"history": self.history, "seconds": self._seconds()}
+        return {"history": self.history, "seconds": self._seconds(), "latest": self._latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a resumed run's history."""
         self.history = list(state_dict["history"])
         self._trained = state_dict["seconds"]
+        self._latest = dict(state_dict["latest"])
 
     def on_train_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
         """Say in the log what begins."""
@@ -57,10 +61,11 @@ class TrainingResults(Callback):
         """Take down the scores."""
         if trainer.sanity_checking or pl_module.confusion is None:
             return
+        self._note(trainer)
         scores = {key: value.item() for key, value in trainer.callback_metrics.items()}
         self.history.append(
             {
-                "epoch": trainer.current_epoch,
+                "epoch": trainer.current_epoch + 1,
                 "step": trainer.global_step,
                 "miou": scores["val/miou"],
                 "pixel_acc": pixel_accuracy(pl_module.confusion).item(),
@@ -72,10 +77,20 @@ class TrainingResults(Callback):
         log.info(
             "epoch %d/%d on %s: train/loss %.4f  val/loss %.4f  val/miou %.4f  val/pixel_acc %.4f  %.1f images/s",
             trainer.current_epoch + 1, trainer.max_epochs, self.about["data"],
-            scores.get("train/loss", float("nan")), scores["val/loss"], scores["val/miou"], scores["val/pixel_acc"],
-            self._images_per_s(trainer) or float("nan"),
+            self._latest["train_loss"] or math.nan, scores["val/loss"], scores["val/miou"], scores["val/pixel_acc"],
+            self._latest["images_per_s"] or math.nan,
         )  # fmt: skip
         self._write(trainer, "running")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, on its device, for the day somebody asks."""
+        self._loss = outputs["loss"].detach()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take down the loss and the speed, before the epoch's checkpoint is saved."""
+        self._note(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
         """Write the final file."""
@@ -85,8 +100,11 @@ class TrainingResults(Callback):
         """Say in the file that the run did not finish."""
         self._write(trainer, "stopped")
 
-    def _images_per_s(self, trainer: Trainer) -> float | None:
-        return next((cb.images_per_s for cb in trainer.callbacks if isinstance(cb, Throughput)), None)  # type: ignore[attr-defined]
+    def _note(self, trainer: Trainer) -> None:
+        if self._loss is not None:
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            speed = next((callback.images_per_s for callback in callbacks if isinstance(callback, Throughput)), None)
+            self._latest = {"train_loss": self._loss.item(), "images_per_s": speed}
 
     def _seconds(self) -> float:
         return self._trained + time.time() - self._started
@@ -95,7 +113,6 @@ class TrainingResults(Callback):
         if not trainer.is_global_zero:
             return
         last, best = (self.history[-1], self.best) if self.history else (None, None)
-        loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan")))
         write_results(
             self.path,
             {
@@ -106,8 +123,7 @@ class TrainingResults(Callback):
                 "pixel_acc": last and last["pixel_acc"],
                 "miou_running_mean": last and last["miou_running_mean"],
                 "iou": last and last["iou"],
-                "train_loss": loss.item(),
-                "images_per_s": self._images_per_s(trainer),
+                **self._latest,
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "seconds": round(self._seconds(), 1),

@@ -157,8 +157,6 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     A sample's randomness is a function of (seed, epoch, index) alone, so neither the number of workers nor a resume
     changes a bit of it. Label ids are checked on the whole mask, before any crop, in training too (about 1 ms).
 
-    A subclass whose samples are not files (``street``) overrides :meth:`load`.
-
     Args:
         samples: Where the samples lie.
         classes: The classes that the train ids stand for.

@@ -32,6 +32,11 @@ _OWN_FILE = re.compile(
 )
 
 
+def is_synthetic(root: Path) -> bool:
+    """Tell whether a folder in the Cityscapes layout was drawn by ``generate``."""
+    return (root / _RECORD).is_file()
+
+
 def scene_seed(seed: int, split: str, index: int) -> int:
     """Return the seed of one scene; no two splits or indices share one.
 
