@@ -14,7 +14,7 @@ def main(config: ExportConfig) -> float:
     from rich.table import Table
 
     from icnet.deploy.choose import find_checkpoint
-    from icnet.deploy.network import read_network
+    from icnet.deploy.network import read_network, trained_on
     from icnet.deploy.onnx_export import GraphSpec, export_verified
     from icnet.deploy.onnx_session import describe_ports
 
@@ -23,11 +23,13 @@ def main(config: ExportConfig) -> float:
     images = options.pop("images")
     spec = GraphSpec(**options | {"batch": None if options["batch"] == "dynamic" else options["batch"]})
     checkpoint, path = find_checkpoint(config.ckpt), Path(config.output).expanduser()
-    agreement = export_verified(read_network(checkpoint), path, spec, images)
+    network = read_network(checkpoint)
+    agreement = export_verified(network, path, spec, images)
     given, taken = describe_ports(path)
 
     table = Table("ONNX export", "", title_justify="left")
     table.add_row("checkpoint", str(checkpoint))
+    table.add_row("trained on", trained_on(network.checkpoint.meta))
     table.add_row("file", path.name)
     table.add_row("opset", str(spec.opset))
     table.add_row("input", given)

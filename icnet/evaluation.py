@@ -40,9 +40,8 @@ class EvaluationTask(LightningModule):
         super().__init__()
         if label_ids and classes.names != CITYSCAPES_CLASSES.names:
             raise UserError(
-                f"save_label_ids=true writes ids of the {len(CITYSCAPES_CLASSES)} Cityscapes classes, and this data has "
-                f"{len(classes)} classes of its own; use save_pictures=true, or demo.py, whose *_ids.png hold class "
-                "indices"
+                f"save_label_ids=true writes ids of the {len(CITYSCAPES_CLASSES)} Cityscapes classes, and this data "
+                f"has {len(classes)} of its own; use save_pictures=true, or demo.py, whose *_ids.png hold class indices"
             )
         self.segmenter = segmenter
         self.inference = inference

@@ -14,30 +14,41 @@ def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
     """Choose the model file to use, and log its name where the user left the choice open.
 
     Args:
-        given: What the user gave as ``ckpt``; None for the newest best checkpoint.
+        given: What the user gave as ``ckpt``; None for the newest best checkpoint, or, where no run has one (it was
+            stopped before a validation), the newest last one.
         outputs: Where training runs lie; sweeps lie beside it in ``multirun``.
 
     Returns:
-        The given file, or the ``best.ckpt`` below ``outputs`` and ``multirun`` that was written last.
+        The given file, or the ``best.ckpt`` (or else ``last.ckpt``) below ``outputs`` and ``multirun`` that was written
+        last.
 
     Raises:
-        UserError: If the given file does not exist, or there is no best checkpoint.
+        UserError: If the given file does not exist or is a folder, or there is no checkpoint.
     """
     if given is not None:
         path = Path(given).expanduser()
+        if given and path.is_dir():
+            raise UserError(f"ckpt={given} is a folder; give a file, such as ckpt={_checkpoint_in(path)}")
         if not path.is_file():
             raise UserError(f"ckpt={given} does not exist; give the path of a .ckpt, .pth or .onnx file")
         return path
     folders = (outputs, outputs.with_name("multirun"))
-    found = [path for folder in folders for path in folder.rglob("checkpoints/best.ckpt")]
-    if not found:
-        raise UserError(
-            f"ckpt is not given and there is no best checkpoint below {outputs}/; "
-            "train first with 'python train.py', or give ckpt=PATH"
-        )
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    log.info("ckpt is not given: using the newest best checkpoint, %s", newest)
-    return newest
+    for name, title in (("best.ckpt", "best checkpoint"), ("last.ckpt", "last.ckpt, as there is no best.ckpt")):
+        found = [path for folder in folders for path in folder.rglob(f"checkpoints/{name}")]
+        if found:
+            newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+            log.info("ckpt is not given: using the newest %s, %s", title, newest)
+            return newest
+    raise UserError(
+        f"ckpt is not given and there is no best checkpoint below {outputs}/ or {folders[1]}/, nor a last one; "
+        "train first with 'python train.py', or give ckpt=PATH"
+    )
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """Return the file that was probably meant by a run's folder, or by the one of its checkpoints."""
+    likely = [folder / place / name for name in ("best.ckpt", "last.ckpt") for place in ("checkpoints", "")]
+    return next((path for path in likely if path.is_file()), likely[0])
 
 
 def choose_device(name: str) -> torch.device:

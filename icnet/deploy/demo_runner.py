@@ -14,12 +14,15 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icnet import pictures
+from icnet.data.dataset import read_image
 from icnet.deploy.inference import Inference
+from icnet.deploy.network import trained_on
 from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+LEGEND = "legend.png"
 FALLBACK_FPS = 25.0  # for videos that don't say
 
 
@@ -55,8 +58,10 @@ class Demo:
             inputs: Images and videos, see ``find_inputs``.
 
         Raises:
-            UserError: If a file can't be read or a result can't be written.
+            UserError: If a file can't be read, or a result can't be written or would overwrite an input.
         """
+        names = result_names(inputs)
+        self._refuse_to_overwrite(inputs, names)
         try:
             self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -73,19 +78,20 @@ class Demo:
                 rate = self.images / (time.perf_counter() - start)
                 progress.update(bar, advance=1, speed=f"{rate:.2f} images/s")
 
-            for path, name in zip(inputs, result_names(inputs), strict=True):
+            for path, name in zip(inputs, names, strict=True):
                 (self._video if _is_video(path) else self._image)(path, name, advance)
             progress.update(bar, total=self.images)  # some videos miscount their frames
-        _write_image(self.output / "legend.png", pictures.legend(self.segmenter.classes, self._present))
+        _write_image(self.output / LEGEND, pictures.legend(self.segmenter.classes, self._present))
         self.total_seconds = time.perf_counter() - start
 
     def summary(self) -> str:
-        """Say how many images were done at which speed, with and without reading and writing."""
+        """Say how many images were done by what at which speed, with and without reading and writing."""
         # The first image pays for memory, kernels and caches; it counts only if there is no other.
         timed = self.seconds[1:] or self.seconds
         return (
             f"{self.images} images; network {len(timed) / sum(timed):.2f} images/s ({self.segmenter.runtime}), "
-            f"with reading and writing {self.images / self.total_seconds:.2f} images/s; results in {self.output}"
+            f"with reading and writing {self.images / self.total_seconds:.2f} images/s; "
+            f"model trained on {trained_on(self.segmenter.meta)}; results in {self.output}"
         )
 
     def segment(self, image: np.ndarray) -> np.ndarray:
@@ -104,20 +110,30 @@ class Demo:
         self._present.update(np.flatnonzero(np.bincount(mask.ravel())).tolist())
         return mask
 
+    def _refuse_to_overwrite(self, inputs: Sequence[Path], names: Sequence[str]) -> None:
+        """Compare files, not names: links and file systems that ignore case give one file several."""
+        given = {_identity(path): path for path in inputs if path.exists()}
+        results = [file for path, name in zip(inputs, names, strict=True) for file in _result_files(path, name)]
+        for target in (self.output / file for file in (*results, LEGEND)):
+            if target.exists() and _identity(target) in given:
+                raise UserError(
+                    f"{target} would overwrite the input {given[_identity(target)]}; "
+                    "choose another folder with output=FOLDER"
+                )
+
     def _image(self, path: Path, name: str, advance: Callable[[], None]) -> None:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise UserError(f"{path} is not a readable image; give {', '.join(IMAGE_SUFFIXES)} files")
+        image = read_image(path)
         mask = self.segment(image)
         classes = self.segmenter.classes
-        _write_image(self.output / f"{name}_overlay.png", pictures.overlay(image, mask, classes, self.alpha))
-        _write_image(self.output / f"{name}_labels.png", classes.colorize(mask))
-        _write_image(self.output / f"{name}_ids.png", mask)
+        overlay, labels, ids = (self.output / file for file in _result_files(path, name))
+        _write_image(overlay, pictures.overlay(image, mask, classes, self.alpha))
+        _write_image(labels, classes.colorize(mask))
+        _write_image(ids, mask)
         advance()
 
     def _video(self, path: Path, name: str, advance: Callable[[], None]) -> None:
         source = _open_video(path)
-        target = self.output / f"{name}_overlay.mp4"
+        (target,) = (self.output / file for file in _result_files(path, name))
         writer: cv2.VideoWriter | None = None
         try:
             for frame in _frames(source):
@@ -144,30 +160,37 @@ def find_inputs(text: str, output: Path) -> list[Path]:
 
     Args:
         text: A file, a folder (with everything below it) or a glob, where ``**`` means any depth.
-        output: The folder of results; it is left out if it lies below the given folder.
+        output: The folder of results; it is left out if it lies below the given folder, and refused if inputs lie in
+            it: they could be overwritten, or be results of an earlier run.
 
     Returns:
         The files in alphabetical order.
 
     Raises:
-        UserError: If there are none.
+        UserError: If there are none, or the folder of results is one of inputs.
     """
-    place = Path(text).expanduser()
+    place, results = Path(text).expanduser(), output.resolve()
     if place.is_file():
-        return [place]
-    if place.is_dir():
-        results = output.resolve()
-        skip = results if results != place.resolve() else None
-        found = [path for path in _walk(place) if skip is None or not path.resolve().is_relative_to(skip)]
+        found, wanted = [place], ""
+    elif place.is_dir():
+        below = place.resolve() in results.parents
+        found = [path for path in _walk(place) if not (below and path.resolve().is_relative_to(results))]
         wanted = "holds no image or video"
     else:
         found = [Path(path) for path in glob.glob(str(place), recursive=True) if Path(path).is_file()]
         wanted = "matches no image or video" if glob.has_magic(text) else "does not exist"
-    found = sorted(path for path in found if path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+    if wanted:  # a file that is named is tried whatever its suffix
+        found = sorted(path for path in found if path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
     if not found:
         raise UserError(
             f"input={text} {wanted}; give an image, a video, a folder or a quoted glob of "
             f"{', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))} files"
+        )
+    folders = {folder for path in found for folder in (path.parent.resolve(), path.resolve().parent)}
+    if results in folders or (place.is_dir() and results == place.resolve()):
+        raise UserError(
+            f"output={output} is a folder that input={text} takes files from; give another one with output=FOLDER, "
+            "so that nothing is overwritten and no result taken for an input"
         )
     return found
 
@@ -198,6 +221,17 @@ def result_names(inputs: Sequence[Path]) -> list[str]:
             number += 1
         taken.add(names[i].casefold())
     return names
+
+
+def _result_files(path: Path, name: str) -> list[str]:
+    """Return the names of the files that an input becomes."""
+    kinds = ("overlay.mp4",) if _is_video(path) else ("overlay.png", "labels.png", "ids.png")
+    return [f"{name}_{kind}" for kind in kinds]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -1,9 +1,12 @@
 """From a checkpoint's file to the network it holds and the classes it knows."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from icnet.data import street
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
 from icnet.errors import UserError
 from icnet.models.checkpoints import Checkpoint, load_weights, read_checkpoint
@@ -45,6 +48,23 @@ def read_network(path: Path) -> Network:
     net = ICNet(checkpoint.num_classes, checkpoint.backbone)
     load_weights(net, checkpoint.state_dict, path)
     return Network(net.eval().requires_grad_(False), ImageNormalizer(), _classes_of(checkpoint), checkpoint)
+
+
+def trained_on(meta: Mapping[str, Any]) -> str:
+    """Name the data that a model was trained on; synthetic data is marked.
+
+    Args:
+        meta: A checkpoint's description, or an ``.onnx`` file's metadata.
+
+    Returns:
+        Such as ``cityscapes``, ``street (synthetic)``, or ``unknown data`` where the file does not tell.
+    """
+    data = meta.get("data") or {}
+    if isinstance(data, str):  # .onnx metadata are text
+        data = json.loads(data)
+    name = data.get("name", "unknown data")
+    title = meta.get("data_title") or data.get("title")
+    return str(title or (street.NAME if name == "street" else name))
 
 
 def class_table(names: Iterable[str], palette: Iterable[Iterable[int]], categories: Iterable[str] = ()) -> ClassTable:

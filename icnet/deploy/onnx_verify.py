@@ -1,5 +1,6 @@
 """Proving that ONNX Runtime gets the same numbers out of an exported file as the network itself."""
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnet.data.dataset import read_image
 from icnet.data.street import draw_scene
 from icnet.deploy.onnx_session import open_session
 from icnet.errors import UserError
@@ -105,24 +107,19 @@ def sample_images(given: str | None, root: str | None, count: int = 2) -> list[n
         (h, w, 3) uint8 RGB each: from ``given``, or else from ``root`` if it exists, or else synthetic street scenes.
 
     Raises:
-        UserError: If ``given`` yields nothing readable.
+        UserError: If ``given`` yields nothing, or something unreadable.
     """
     if given is not None:
         place = Path(given).expanduser()
         paths = sorted(_pictures(place) if place.is_dir() else map(Path, glob.glob(str(place), recursive=True)))
-        pictures = [(path, cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)) for path in paths[:count]]
-        if not pictures:
+        if not paths:
             raise UserError(f"export.images={given} matches no image; give a file, a folder or a quoted glob of images")
-        for path, picture in pictures:
-            if picture is None:
-                raise UserError(f"export.images={given}: {path} is not a readable image; remove it or give others")
-        return [picture for _, picture in pictures if picture is not None]
-    found = []
+        return [read_image(path) for path in paths[:count]]
+    found: list[np.ndarray] = []
     if root is not None and Path(root).is_dir():
         for path in _pictures(Path(root)):
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-            if picture is not None:
-                found.append(picture)
+            with contextlib.suppress(UserError):  # nobody named this file: the next will do
+                found.append(read_image(path))
             if len(found) == count:
                 break
     return found or [draw_scene(seed, 512, 1024)[0] for seed in range(count)]

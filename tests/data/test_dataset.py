@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from icnet.data import dataset as module
 from icnet.data.dataset import SamplePaths, SegmentationDataset, read_image, read_mask
 from icnet.data.labels import CITYSCAPES_CLASSES, LABEL_ID_TO_TRAIN_ID, ClassTable, train_id_table
 from icnet.data.transforms import train_transform
@@ -162,3 +163,16 @@ def test_no_label_file_gives_ignored_mask(make_dataset: MakeDataset) -> None:
         transform=train_transform((16, 16), (16, 40)),
     )
     assert (unlabelled[0]["mask"] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["gray", "RGB", "RGBA", "16-bit"])
+def test_fast_decoder_gives_the_pixels_of_opencv(tmp_path, monkeypatch, kind):
+    pytest.importorskip("kornia_rs")
+    shape = {"gray": (40, 30), "RGB": (40, 30, 3), "RGBA": (40, 30, 4), "16-bit": (40, 30, 3)}[kind]
+    dtype = np.uint16 if kind == "16-bit" else np.uint8
+    path = tmp_path / "picture.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype))
+    fast = read_image(path)
+    monkeypatch.setattr(module, "decode_png", None)
+    np.testing.assert_array_equal(fast, read_image(path))
+    assert fast.shape == (40, 30, 3)

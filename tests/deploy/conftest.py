@@ -1,6 +1,5 @@
 """A small ICNet with logits worth comparing, and the files it comes in."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,6 @@ from torch import nn
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
-
-OURS_TO_REFERENCE = (
-    (r"^backbone\.stem\.0\.conv\.", "pretrained.conv1.0."),
-    (r"^backbone\.stem\.0\.bn\.", "pretrained.conv1.1."),
-    (r"^backbone\.stem\.1\.conv\.", "pretrained.conv1.3."),
-    (r"^backbone\.stem\.1\.bn\.", "pretrained.conv1.4."),
-    (r"^backbone\.stem\.2\.conv\.", "pretrained.conv1.6."),
-    (r"^backbone\.stem\.2\.bn\.", "pretrained.bn1."),
-    (r"^backbone\.", "pretrained."),
-    (r"^sub1\.", "conv_sub1."),
-    (r"^(cff_\d+)\.(low|high)\.conv\.", r"head.\1.conv_\2.0."),
-    (r"^(cff_\d+)\.(low|high)\.bn\.", r"head.\1.conv_\2.1."),
-    (r"^(cff_\d+)\.aux_classifier\.", r"head.\1.conv_low_cls."),
-    (r"^classifier\.", "head.conv_cls."),
-)
 
 
 def _make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
@@ -51,20 +35,6 @@ def _save_ours(net: ICNet, path: Path, classes: ClassTable = CITYSCAPES_CLASSES,
     return path
 
 
-def _save_reference(net: ICNet, path: Path, prefix: str = "") -> Path:
-    state_dict = {}
-    for key, value in net.state_dict().items():
-        name = key
-        for pattern, replacement in OURS_TO_REFERENCE:
-            name, hits = re.subn(pattern, replacement, name)
-            if hits:
-                break
-        state_dict[prefix + name] = value
-    state_dict[f"{prefix}pretrained.fc.weight"] = torch.zeros(1000, 512)
-    torch.save(state_dict, path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def make_net():
     return _make_net
@@ -76,8 +46,12 @@ def save_ours():
 
 
 @pytest.fixture(scope="session")
-def save_reference():
-    return _save_reference
+def save_reference(to_reference):
+    def save(net: ICNet, path: Path, prefix: str = "") -> Path:
+        torch.save({prefix + key: value for key, value in to_reference(net.state_dict()).items()}, path)
+        return path
+
+    return save
 
 
 @pytest.fixture(autouse=True)

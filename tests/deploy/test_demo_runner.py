@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_image_becomes_three_pictures_and_a_legend(demo, tmp_path, net, normaliz
     labels = cv2.imread(str(demo.output / "photo_labels.png"))[..., ::-1]
     assert np.array_equal(labels, CITYSCAPES_CLASSES.colorize(ids))
     assert "1 images; network " in demo.summary()
+    assert "model trained on unknown data; results in" in demo.summary()
 
 
 def test_small_images_come_back_at_their_size(demo, tmp_path):
@@ -103,6 +105,45 @@ def test_same_names_in_two_folders_are_both_written(demo, tmp_path):
     assert cv2.imread(str(demo.output / "b_x_ids.png")).shape[:2] == (64, 64)
 
 
+def test_folder_of_inputs_is_no_folder_for_results(tmp_path):
+    names = ("a.png", "a_overlay.png", "legend.png", "deep/b.png")
+    a, *_ = (write_image(tmp_path / "in" / name) for name in names)
+    folder = tmp_path / "in"
+    for text, output in (
+        (folder, folder),
+        (folder, folder / "." / ".." / "in"),
+        (folder / "*.png", folder),
+        (folder / "**/*.png", folder / "deep"),
+        (a, folder),
+        (tmp_path, folder.parent),  # nothing lies in it directly, but results would
+    ):
+        with pytest.raises(UserError, match=r"output=.* is a folder that input=.* takes files from; give another"):
+            find_inputs(str(text), output)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UserError, match="takes files from"):
+        find_inputs(str(folder), tmp_path / "link")
+
+
+def test_results_may_go_above_the_inputs(tmp_path):
+    path = write_image(tmp_path / "in/deep/a.png")
+    assert find_inputs(str(path.parent), tmp_path / "in") == [path]
+
+
+def test_inputs_are_never_overwritten(demo, tmp_path):
+    demo.output.mkdir()
+    photo, video = write_image(tmp_path / "photo.png"), write_video(tmp_path / "drive.mp4")
+    for name, other in (("photo_overlay.png", photo), ("photo_ids.png", photo), ("legend.png", photo),
+                        ("drive_overlay.mp4", video)):  # fmt: skip
+        given = write_image(tmp_path / "other" / "given.png", 64, 64)
+        before = given.read_bytes()
+        (demo.output / name).hardlink_to(given)  # one file by two names: comparing paths would miss it
+        with pytest.raises(UserError, match=rf"{name} would overwrite the input .*given\.png; choose another folder"):
+            demo.run([other, given])
+        assert given.read_bytes() == before
+        assert [path.name for path in demo.output.iterdir()] == [name]
+        (demo.output / name).unlink()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -118,10 +159,39 @@ def test_missing_inputs_are_refused(tmp_path, name, message):
 
 
 def test_unreadable_inputs_are_named(demo, tmp_path):
-    for name, kind in (("broken.png", "image"), ("broken.mp4", "video")):
+    for name, problem in (("broken.png", "cannot be decoded as an image"), ("broken.mp4", "is not a readable video")):
         (tmp_path / name).write_bytes(b"not a picture")
-        with pytest.raises(UserError, match=rf"{name} is not a readable {kind}"):
+        with pytest.raises(UserError, match=rf"{name} {problem}"):
             demo.run([tmp_path / name])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_images_are_refused(demo, tmp_path, suffix):
+    path = write_image(tmp_path / f"half.{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"half\.{suffix} is truncated"):
+        demo.run([path])
+    assert not list(demo.output.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["gray", "rgba", "16-bit", "16-bit gray"])
+def test_images_of_other_kinds_are_shown_like_rgb(demo, tmp_path, kind):
+    rng = np.random.default_rng(0)
+    rgb = np.repeat(rng.integers(0, 256, (70, 90, 1), np.uint8), 3, 2) if "gray" in kind else rng.integers(
+        0, 256, (70, 90, 3), np.uint8
+    )  # fmt: skip
+    stored = rgb[..., 0] if "gray" in kind else rgb[..., ::-1]
+    if kind == "rgba":
+        stored = np.dstack([stored, rng.integers(0, 256, (70, 90), np.uint8)])
+    if "16" in kind:
+        stored = stored.astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "other.png"), stored)
+    cv2.imwrite(str(tmp_path / "plain.png"), rgb[..., ::-1])
+    demo.run([tmp_path / "other.png", tmp_path / "plain.png"])
+
+    other, plain = (cv2.imread(str(demo.output / f"{name}_overlay.png")) for name in ("other", "plain"))
+    assert np.array_equal(other, plain)
 
 
 def test_unwritable_output_is_refused(demo, tmp_path):
@@ -140,7 +210,7 @@ def run_script(script, *arguments, cwd):
 
 
 def test_command_lines_export_and_show(net, tmp_path, save_ours):
-    save_ours(net, tmp_path / "outputs/2026-01-01/run/checkpoints/best.ckpt")
+    save_ours(net, tmp_path / "outputs/2026-01-01/run/checkpoints/best.ckpt", data={"name": "street"})
     write_image(tmp_path / "photos/one.jpg")
 
     done = run_script("export.py", "export.height=64", "export.width=96", "export.opset=11", cwd=tmp_path)
@@ -148,13 +218,27 @@ def test_command_lines_export_and_show(net, tmp_path, save_ours):
     assert "run/checkpoints/best.ckpt" in done.stdout
     assert f"wrote {tmp_path / 'ICNet.onnx'}" in done.stdout
     assert "image float32 (1, 3, 64, 96)" in done.stdout
+    assert re.search(r"trained on +│ street \(synthetic\)", done.stdout)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ICNet.onnx", "outputs", "photos"]
 
     done = run_script("demo.py", "input=photos/*.jpg", "output=shown", "ckpt=ICNet.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 images; network" in done.stdout
     assert "(onnxruntime)" in done.stdout
+    assert "model trained on street (synthetic); results in shown" in done.stdout
     assert len(list((tmp_path / "shown").iterdir())) == 4
+
+
+def test_command_line_leaves_pictures_and_their_results_alone(checkpoint, tmp_path):
+    for name in ("a.png", "a_overlay.png", "legend.png"):
+        write_image(tmp_path / "photos" / name)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "photos").iterdir()}
+
+    done = run_script("demo.py", f"ckpt={checkpoint}", "input=photos", "output=photos", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: output=photos is a folder that input=photos takes files from")
+    assert done.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "photos").iterdir()} == before
 
 
 def test_command_lines_end_with_one_line_and_status_2(tmp_path):

@@ -9,8 +9,8 @@ import torch
 import icnet
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy import onnx_verify
-from icnet.deploy.network import read_network
-from icnet.deploy.onnx_export import GraphSpec, export_onnx, export_verified
+from icnet.deploy.network import read_network, trained_on
+from icnet.deploy.onnx_export import GraphSpec, describe, export_onnx, export_verified
 from icnet.deploy.onnx_graph import newest_opset
 from icnet.deploy.onnx_session import describe_ports
 from icnet.errors import UserError
@@ -123,6 +123,41 @@ def test_metadata_tell_everything_about_the_model(checkpoint, tmp_path):
     assert meta["checkpoint"] == "best.ckpt"
     assert meta["checkpoint_sha256"] == sha256(checkpoint)
     assert meta["icnet_version"] == icnet.__version__
+
+
+@pytest.mark.parametrize(
+    ("data", "kept", "title"),
+    [
+        (
+            {"name": "folder", "root": "/home/me/data", "classes": "/home/me/c.yaml", "val_split": "val", "workers": 4},
+            {"name": "folder", "val_split": "val"},
+            "folder",
+        ),
+        (
+            {"name": "cityscapes", "root": "/home/me", "label_kind": "labelTrainIds", "street": {"train": 96}},
+            {"name": "cityscapes", "label_kind": "labelTrainIds"},
+            "cityscapes",
+        ),
+        (
+            {"name": "street", "root": "/home/me", "street": {"train": 6, "val": 3}},
+            {"name": "street", "street": {"train": 6, "val": 3}},  # or eval.py would draw other scenes
+            "street (synthetic)",
+        ),
+        (None, {}, "unknown data"),
+    ],
+)
+def test_metadata_tell_of_the_data_what_evaluation_needs_and_no_paths(net, tmp_path, save_ours, data, kept, title):
+    meta = {} if data is None else {"data": data}
+    told = describe(read_network(save_ours(net, tmp_path / "best.ckpt", **meta)))
+
+    assert json.loads(told["data"]) == kept
+    assert told["data_title"] == trained_on(told) == trained_on(meta) == title
+    assert "/home/me" not in "".join(told.values())
+
+
+def test_title_that_a_checkpoint_gives_its_data_is_kept(net, tmp_path, save_ours):
+    path = save_ours(net, tmp_path / "best.ckpt", data={"name": "cityscapes"}, data_title="street (synthetic)")
+    assert describe(read_network(path))["data_title"] == "street (synthetic)"
 
 
 def test_verification_counts_and_agrees(checkpoint, tmp_path):

@@ -49,5 +49,20 @@ def test_verification_images_come_from_the_best_source(tmp_path):
     assert [p.shape for p in sample_images(None, str(tmp_path / "nowhere"))] == [(512, 1024, 3)] * 2
     with pytest.raises(UserError, match=r"export\.images=.*nothing.* matches no image"):
         sample_images(str(tmp_path / "nothing*"), None)
-    with pytest.raises(UserError, match=r"other\.txt is not a readable image"):
+    with pytest.raises(UserError, match=r"other\.txt cannot be decoded as an image"):
         sample_images(str(tmp_path / "other.txt"), None)
+
+
+def test_truncated_verification_images_are_refused_where_they_were_named(tmp_path):
+    import cv2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    content = cv2.imencode(".jpg", pixels)[1].tobytes()
+    (tmp_path / "a_half.jpg").write_bytes(content[: len(content) // 2])
+    (tmp_path / "b_whole.jpg").write_bytes(content)
+
+    for given in ("", "*.jpg", "a_half.jpg"):
+        with pytest.raises(UserError, match=r"a_half\.jpg is truncated"):
+            sample_images(str(tmp_path / given), None)
+    (found,) = sample_images(None, str(tmp_path))  # of the data set's images the next one will do
+    assert np.array_equal(found, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB))

@@ -1,0 +1,286 @@
+"""What the benchmarks share: timing in turns, the table, the machine's description, the peer implementation."""
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+Timings = dict[str, list[float]]  # seconds of every round, by contender
+
+REFERENCE = "reference"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+VERSIONS_OF = ("torch", "torch_npu", "opencv-python-headless", "pillow", "numpy")
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parser(description: str | None, *, repeats: int, threads: int) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark of torch code has."""
+    built = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
+    built.add_argument("--reference", type=Path, metavar="PATH", help="clone of liminn/ICNet-pytorch to compare with")
+    built.add_argument("--repeats", type=int, default=repeats, help="rounds; in each, everything runs once in turn")
+    built.add_argument("--threads", type=int, default=threads, help="CPU threads")
+    return built
+
+
+def add_network_options(built: argparse.ArgumentParser, *, height: int, width: int) -> None:
+    """Add the options of the benchmarks that run a network."""
+    built.add_argument("--height", type=int, default=height)
+    built.add_argument("--width", type=int, default=width)
+    built.add_argument("--backbone", default="resnet50", help="the peer knows resnet50, resnet101 and resnet152")
+    built.add_argument("--device", default="cpu", help="cpu, cuda or npu")
+    built.add_argument("--dtype", default="float32", choices=DTYPES, help="other than float32: autocast")
+
+
+def prepare(threads: int, device: str = "cpu") -> torch.device:
+    """Set the number of threads and seed, and return the device."""
+    if device.startswith("npu"):
+        importlib.import_module("torch_npu")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    return torch.device(device)
+
+
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Return a context in which networks run in ``dtype``."""
+    return torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32")
+
+
+# ---------------------------------------------------------------- timing
+
+
+def synchronize(device: torch.device | None) -> None:
+    """Wait until the device has done everything."""
+    if device is not None and device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[int], object]], repeats: int, device: torch.device | None = None
+) -> Timings:
+    """Time the contenders in turns, A B A B ..., so that whatever else the machine does hits all of them alike.
+
+    Args:
+        contenders: What to call, with the number of the round; round -1, the first, is not counted.
+        repeats: Number of rounds.
+        device: Where they run.
+    """
+    seconds: Timings = {name: [] for name in contenders}
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("", total=(repeats + 1) * len(contenders))
+        for turn in range(-1, repeats):
+            for name, run in contenders.items():
+                progress.update(bar, description=f"{'warm-up' if turn < 0 else f'round {turn + 1}'}: {name}")
+                gc.collect()
+                synchronize(device)
+                start = time.perf_counter()
+                run(turn)
+                synchronize(device)
+                if turn >= 0:
+                    seconds[name].append(time.perf_counter() - start)
+                progress.advance(bar)
+    return seconds
+
+
+def speedups(seconds: Timings, name: str, baseline: str) -> tuple[float, float]:
+    """Return how many times faster than the baseline: by the medians, and the median of the rounds' ratios."""
+    by_round = [slow / fast for slow, fast in zip(seconds[baseline], seconds[name], strict=True)]
+    return statistics.median(seconds[baseline]) / statistics.median(seconds[name]), statistics.median(by_round)
+
+
+def print_table(
+    title: str,
+    seconds: Timings,
+    *,
+    baseline: str | None,
+    device: torch.device | None = None,
+    per_run: int = 1,
+    more: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Print one row for each contender and what it was measured on.
+
+    Args:
+        title: What was measured.
+        seconds: The rounds.
+        baseline: The contender that ratios refer to; None for no ratios.
+        device: Where they ran.
+        per_run: Samples in one call; above 1, times are per sample and samples per second are shown.
+        more: Further columns: title to contender to text.
+    """
+    table = Table(title=title, title_justify="left")
+    columns = ["median ms", "best ms"] + (["samples/s"] if per_run > 1 else [])
+    columns += ["speed-up", "by rounds"] if baseline in seconds else []
+    for column in ["", *columns, *(more or {})]:
+        table.add_column(column, justify="right" if column else "left")
+    for name, rounds in seconds.items():
+        median = statistics.median(rounds) / per_run
+        cells = [f"{1000 * median:.1f}", f"{1000 * min(rounds) / per_run:.1f}"]
+        cells += [f"{1 / median:.1f}"] if per_run > 1 else []
+        if baseline is not None and baseline in seconds:
+            cells += [f"{ratio:.2f}x" for ratio in speedups(seconds, name, baseline)]
+        table.add_row(name, *cells, *(column.get(name, "") for column in (more or {}).values()))
+    console = Console(width=max(Console().width, 120))
+    console.print(table)
+    console.print(machine(device), style="dim", highlight=False, soft_wrap=True)
+
+
+def machine(device: torch.device | None = None) -> str:
+    """Describe hardware, versions, date and load in one line; a load above the threads used means disturbed numbers."""
+    parts = [_processor(), f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"]
+    if device is not None and device.type != "cpu":
+        parts.append(getattr(torch, device.type).get_device_name(device))
+    if hasattr(os, "getloadavg"):
+        parts.append(f"load {os.getloadavg()[0]:.1f}")
+    parts.append(f"Python {platform.python_version()}")
+    for package in VERSIONS_OF:
+        with contextlib.suppress(PackageNotFoundError):
+            parts.append(f"{package} {version(package)}")
+    return ", ".join([*parts, f"{datetime.now(timezone.utc):%Y-%m-%d}"])
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class PeakMemory:
+    """Measures how much memory a call takes at most, beyond what was taken before it (Linux or an accelerator)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peaks: dict[str, float] = {}
+
+    def measure(self, name: str, run: Callable[[], object]) -> None:
+        """Call ``run`` and remember its GiB under ``name``."""
+        before = self._reset()
+        run()
+        self.peaks[name] = max(self.peaks.get(name, 0.0), self._peak() - before)
+
+    def column(self) -> dict[str, str]:
+        """Return the cells for ``print_table``."""
+        return {name: f"{peak:.1f}" for name, peak in self.peaks.items() if peak > 0}
+
+    def _reset(self) -> float:
+        if self.device.type != "cpu":
+            module = getattr(torch, self.device.type)
+            module.reset_peak_memory_stats()
+            return module.memory_allocated() / 2**30
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
+            Path("/proc/self/clear_refs").write_text("5")  # peak := now
+        return self._status("VmRSS")
+
+    def _peak(self) -> float:
+        if self.device.type != "cpu":
+            return getattr(torch, self.device.type).max_memory_allocated() / 2**30
+        return self._status("VmHWM")
+
+    @staticmethod
+    def _status(key: str) -> float:
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith(key):
+                    return int(line.split()[1]) / 2**20
+        return 0.0
+
+
+# ---------------------------------------------------------------- the peer implementation
+
+
+def import_reference(path: Path, *names: str) -> list[Any]:
+    """Import ``module:attribute`` names from a clone of liminn/ICNet-pytorch.
+
+    Nothing of it is changed. Modules that it imports and that are missing here are stood in for while it is imported:
+    torchsummary, of which it calls nothing; of torchvision, the three transforms that it calls; and a file of its own
+    that its repository lacks.
+    """
+    if not (path / "models" / "icnet.py").is_file():
+        sys.exit(f"error: --reference {path} is no clone of liminn/ICNet-pytorch; it holds no models/icnet.py")
+    with _stand_ins(path):
+        sys.path.insert(0, str(path.resolve()))
+        try:
+            pairs = [name.split(":") for name in names]
+            return [getattr(importlib.import_module(module), attribute) for module, attribute in pairs]
+        finally:
+            sys.path.remove(str(path.resolve()))
+
+
+@contextlib.contextmanager
+def _stand_ins(path: Path) -> Iterator[None]:
+    transforms = _module("torchvision.transforms", Compose=Compose, ToTensor=ToTensor, Normalize=Normalize)
+    wanted = [_module("torchsummary", summary=None)] if find_spec("torchsummary") is None else []
+    if find_spec("torchvision") is None:
+        wanted += [_module("torchvision", transforms=transforms), transforms]
+    if not (path / "dataset" / "customization.py").is_file():
+        wanted.append(_module("dataset.customization", CustomizedDataset=None))
+    sys.modules.update({module.__name__: module for module in wanted})
+    try:
+        yield
+    finally:  # others ask whether these packages are installed, and must not find them
+        for module in wanted:
+            del sys.modules[module.__name__]
+
+
+def _module(name: str, **content: object) -> ModuleType:
+    module = ModuleType(name)
+    module.__dict__.update(content)
+    return module
+
+
+class Compose:
+    """Stands in for torchvision's: applies one transform after the other."""
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, image: Any) -> Any:
+        """Apply them."""
+        for transform in self.transforms:
+            image = transform(image)
+        return image
+
+
+class ToTensor:
+    """Stands in for torchvision's: (H, W, 3) uint8 to (3, H, W) float32 from 0 to 1, by the same operations."""
+
+    def __call__(self, image: Any) -> Tensor:
+        """Convert."""
+        return torch.from_numpy(np.array(image).transpose(2, 0, 1)).contiguous().to(torch.float32).div(255)
+
+
+class Normalize:
+    """Stands in for torchvision's: subtracts the mean and divides by the standard deviation of each channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = mean
+        self.std = std
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Normalise a copy."""
+        mean, std = (torch.tensor(values, dtype=image.dtype).view(-1, 1, 1) for values in (self.mean, self.std))
+        return image.clone().sub_(mean).div_(std)

@@ -1,0 +1,84 @@
+"""Time the training samples of one process with one thread, from PNG files to tensors.
+
+    python -m benchmarks.data_pipeline
+    python -m benchmarks.data_pipeline --root /data/cityscapes --reference ../ICNet-pytorch
+
+Files come from a Cityscapes folder, or are street scenes drawn into a temporary folder; drawn files are smaller than
+photographs and decode faster, so only a real folder tells what training will see. Files are in the page cache (the
+round before the first reads them). Every round serves the same images in the same order, each augmented anew: short
+side 512 to 2048, padding, crop 960x960, mirror, blur. Ours yields uint8, which the device normalises; "normalised" does
+that here as well, for what the peer yields is normalised.
+"""
+
+import contextlib
+import io
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+
+from benchmarks import common
+from icnet import build
+from icnet.config import DataConfig
+from icnet.data import street
+from icnet.models.modules import ImageNormalizer
+
+
+def main() -> None:
+    """Parse the command line, draw scenes if there is no folder, run."""
+    parser = common.parser(__doc__, repeats=9, threads=1)
+    parser.add_argument("--root", type=Path, metavar="PATH", help="folder with leftImg8bit/ and gtFine/")
+    parser.add_argument("--samples", type=int, default=8, help="images of a round")
+    args = parser.parse_args()
+    common.prepare(args.threads)
+    cv2.setNumThreads(args.threads if args.threads > 1 else 0)
+    if args.root:
+        measure(args.root, str(args.root), args.samples, args.repeats, args.reference)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        street.generate(Path(folder), {"train": args.samples, "val": 1}, 1024, 2048, seed=1)
+        measure(Path(folder), street.NAME, args.samples, args.repeats, args.reference)
+
+
+def measure(root: Path, title: str, samples: int, repeats: int, reference: Path | None) -> None:
+    """Time both data sets and print.
+
+    Args:
+        root: The folder in the official layout.
+        title: How the table calls it.
+        samples: Images of a round; a smaller set is gone through several times.
+        repeats: Rounds.
+        reference: The peer's clone, if there is one.
+    """
+    ours = build.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0).train
+    assert ours is not None
+    normalize = ImageNormalizer()
+
+    def load(turn: int) -> None:
+        for i in range(samples):
+            ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]
+
+    def load_normalized(turn: int) -> None:
+        for i in range(samples):
+            normalize(ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]["image"][None])
+
+    contenders: dict[str, Callable[[int], None]] = {"icnet": load, "icnet, normalised": load_normalized}
+    if reference:
+        (dataset,) = common.import_reference(reference, "dataset:CityscapesDataset")
+        random.seed(0)  # the peer draws from the global generator
+        with contextlib.redirect_stdout(io.StringIO()):
+            theirs = dataset(root=str(root), split="train", base_size=1024, crop_size=960)
+
+        def load_theirs(turn: int) -> None:
+            for i in range(samples):
+                theirs[i % len(theirs)]
+
+        contenders = {common.REFERENCE: load_theirs, **contenders}
+    seconds = common.take_turns(contenders, repeats)
+    common.print_table(f"training samples, crop 960x960, {title}", seconds, baseline=common.REFERENCE, per_run=samples)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Time one whole image through the network in evaluation mode.
+
+    python -m benchmarks.forward
+    python -m benchmarks.forward --reference ../ICNet-pytorch
+    python -m benchmarks.forward --height 256 --width 512 --backbone resnet101 --device cuda --dtype bfloat16
+
+"as shipped" is what evaluation and the demo run: a uint8 image in, normalisation included. The peer's network and
+"network only" get the normalised image; "plain module" is the network without what ``TorchSegmenter`` does to it. With
+--reference both have the same weights (the peer's initial ones, seed 0), and the largest difference of two logits is
+shown beside the largest logit.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks import common
+from icnet.data.labels import CITYSCAPES_CLASSES
+from icnet.data.street import draw_scene
+from icnet.deploy.segmenter import TorchSegmenter
+from icnet.models.checkpoints import from_reference
+from icnet.models.icnet import ICNet
+from icnet.models.modules import ImageNormalizer
+
+
+def main() -> None:
+    """Parse the command line, run, print."""
+    parser = common.parser(__doc__, repeats=7, threads=2)
+    common.add_network_options(parser, height=1024, width=2048)
+    parser.add_argument("--batch", type=int, default=1, help="images at once")
+    args = parser.parse_args()
+    device = common.prepare(args.threads, args.device)
+
+    net = ICNet(len(CITYSCAPES_CLASSES), args.backbone)
+    peer = None
+    if args.reference:
+        (reference,) = common.import_reference(args.reference, "models.icnet:ICNet")
+        torch.manual_seed(0)
+        peer = reference(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).eval().to(device)
+        net.load_state_dict(from_reference(peer.state_dict()))
+    net = net.eval().to(device)
+    segmenter = TorchSegmenter(net, ImageNormalizer(), CITYSCAPES_CLASSES).to(device)
+
+    pixels = torch.from_numpy(draw_scene(1, args.height, args.width)[0]).permute(2, 0, 1)
+    image = pixels.expand(args.batch, -1, -1, -1).contiguous().to(device)
+    normalized = ImageNormalizer().to(device)(image)
+    channels_last = normalized.contiguous(memory_format=torch.channels_last)
+    whole: dict[str, Callable[[], Tensor]] = {
+        "icnet, as shipped": lambda: segmenter(image),
+        "icnet, network only": lambda: segmenter.net(channels_last),
+        "icnet, plain module": lambda: net(normalized),
+    }
+    if peer is not None:
+        whole = {common.REFERENCE: lambda: peer(normalized)[0], **whole}
+
+    logits: dict[str, Tensor] = {}
+
+    def timed(name: str) -> Callable[[int], None]:
+        def run(turn: int) -> None:
+            result = whole[name]()
+            if turn < 0:
+                logits[name] = result.float().cpu()
+
+        return run
+
+    with torch.inference_mode(), common.autocast(device, args.dtype):
+        seconds = common.take_turns({name: timed(name) for name in whole}, args.repeats, device)
+    more = {}
+    if peer is not None:
+        expected = logits[common.REFERENCE]
+        more["logit difference"] = {name: f"{(x - expected).abs().max():.1e}" for name, x in logits.items()}
+        more["largest logit"] = {name: f"{x.abs().max():.1f}" for name, x in logits.items()}
+    title = f"forward, {args.backbone}, batch {args.batch}, {args.height}x{args.width}, {args.dtype}, {device}"
+    common.print_table(title, seconds, baseline=common.REFERENCE, device=device, more=more)
+
+
+if __name__ == "__main__":
+    main()

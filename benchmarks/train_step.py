@@ -1,0 +1,90 @@
+"""Time one training step: forward, loss, backward, optimizer.
+
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --reference ../ICNet-pytorch
+    python -m benchmarks.train_step --height 256 --width 256 --batch 1 --device cuda --dtype bfloat16
+
+Ours is what ``train.py`` builds from its defaults and gets uint8 images, so its time includes the normalisation; the
+peer gets normalised images, and its own loss. Both start with the same weights; "first loss" is the one before any
+step, and differs by the peer's way of resizing labels. "GiB" is what a step takes at most beyond weights and
+optimizer state.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import common
+from icnet import build
+from icnet.config import DataConfig, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
+from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
+from icnet.data.street import draw_scene
+from icnet.models.checkpoints import from_reference
+from icnet.models.modules import ImageNormalizer
+from icnet.optim import parameter_groups, sgd
+
+
+def main() -> None:
+    """Parse the command line, run, print."""
+    parser = common.parser(__doc__, repeats=5, threads=2)
+    common.add_network_options(parser, height=960, width=960)
+    parser.add_argument("--batch", type=int, default=2, help="images in a step")
+    args = parser.parse_args()
+    device = common.prepare(args.threads, args.device)
+
+    scenes = [draw_scene(seed, args.height, args.width) for seed in range(args.batch)]
+    image = torch.from_numpy(np.stack([image for image, _ in scenes])).permute(0, 3, 1, 2).contiguous().to(device)
+    mask = torch.from_numpy(np.stack([LABEL_ID_TO_TRAIN_ID[labels] for _, labels in scenes])).byte().to(device)
+
+    config = TrainConfig(
+        data=DataConfig(name="street"),
+        model=ModelConfig(backbone=args.backbone),
+        loss=LossConfig(),
+        optim=OptimConfig(),
+        scheduler=SchedulerConfig(),
+    )
+    task = build.task(config, CITYSCAPES_CLASSES).to(device).train()
+    losses: dict[str, Callable[[], Tensor]] = {"icnet": lambda: task.criterion(task(image), mask)["loss"]}
+    groups = {"icnet": parameter_groups(task.net.backbone_parameters(), task.net.head_parameters(), 0.01, 1.0)}
+
+    if args.reference:
+        network, criterion = common.import_reference(args.reference, "models.icnet:ICNet", "utils.loss:ICNetLoss")
+        torch.manual_seed(0)
+        peer = network(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).to(device).train()
+        task.net.load_state_dict(from_reference(peer.state_dict()))
+        normalized = ImageNormalizer().to(device)(image)
+        target = mask.long().masked_fill(mask == IGNORE_INDEX, -1)
+        losses = {common.REFERENCE: lambda: criterion()(peer(normalized), target), **losses}
+        groups[common.REFERENCE] = [{"params": list(peer.parameters())}]
+
+    memory = common.PeakMemory(device)
+    first: dict[str, str] = {}
+
+    def step(name: str) -> Callable[..., None]:
+        optimizer = sgd(groups[name], 0.9, 1e-4, nesterov=False)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+
+        def once(turn: int = 0) -> None:
+            with common.autocast(device, args.dtype):
+                loss = losses[name]()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            first.setdefault(name, f"{loss.item():.4f}")
+
+        return once
+
+    steps = {name: step(name) for name in losses}
+    seconds = common.take_turns(steps, args.repeats, device)
+    for name, once in steps.items():
+        memory.measure(name, once)
+    title = f"training step, {args.backbone}, batch {args.batch}, {args.height}x{args.width}, {args.dtype}, {device}"
+    more = {"GiB": memory.column(), "first loss": first}
+    common.print_table(title, seconds, baseline=common.REFERENCE, device=device, more=more)
+
+
+if __name__ == "__main__":
+    main()
