@@ -73,6 +73,7 @@ def test_checkpoint_is_plain_and_says_what_it_is(trained):
     assert meta["model"] == {"name": "icnet", "backbone": "resnet18", "num_classes": 19}
     assert meta["classes"]["names"][0] == "road"
     assert meta["data"]["name"] == "street"
+    assert meta["data_title"] == "street (synthetic)"
     assert all(tensor.device.type == "cpu" for tensor in content["state_dict"].values())
 
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from icnet import __version__
+from icnet.build.data import data_title
 from icnet.config import LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
@@ -129,6 +130,7 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
             "categories": list(classes.categories),
         },
         **{key: asdict(getattr(config, key)) for key in DESCRIBED},
+        "data_title": data_title(config.data),
         "seed": config.seed,
     }
     return SegmentationTask(
