@@ -21,8 +21,8 @@ quickstart: setup
 	rm -rf $(RUN)
 	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(RUN)/train
 	$(BIN)/python eval.py ckpt=$(RUN)/train/checkpoints/best.ckpt save_pictures=true hydra.run.dir=$(RUN)/eval
-	$(BIN)/python export.py ckpt=$(RUN)/train/checkpoints/best.ckpt export.height=256 export.width=512 output=$(RUN)/ICNet.onnx hydra.run.dir=$(RUN)/export
-	$(BIN)/python demo.py ckpt=$(RUN)/train/checkpoints/best.ckpt input=data/street/leftImg8bit/val output=$(RUN)/demo hydra.run.dir=$(RUN)/demo-run
+	$(BIN)/python export.py ckpt=$(RUN)/train/checkpoints/best.ckpt export.height=256 export.width=512 output=$(RUN)/ICNet.onnx
+	$(BIN)/python demo.py ckpt=$(RUN)/train/checkpoints/best.ckpt input=data/street/leftImg8bit/val output=$(RUN)/demo
 	@echo
 	@echo "Everything lies below $(RUN):"
 	@echo "  train/results.json          what the training measured (street (synthetic): no result)"

@@ -154,7 +154,7 @@ class LossConfig:
     sub24_weight: float = 0.4
     sub4_weight: float = 0.4
     class_weights: list[float] | None = None  # one per class
-    ohem_threshold: float = 0.0  # keep pixels whose true class has a probability below this; 0 = off
+    ohem_threshold: float = 0.0  # keep pixels whose true class is at most this probable; 0 = off
     ohem_min_kept: float = 0.1  # share of the labelled pixels kept at least
 
     def __post_init__(self) -> None:

@@ -70,8 +70,8 @@ class CascadeLoss(nn.Module):
             outputs to the labels' size, ``blend`` is the base implementation's bilinear blending of class ids.
         class_weights: One weight per class; the mean is then weighted, as in ``torch.nn.CrossEntropyLoss``.
         ohem_threshold: Online hard example mining (Shrivastava et al., CVPR 2016): only pixels whose true class gets
-            a probability below this count; 0 switches it off.
-        ohem_min_kept: Share of the labelled pixels that count at least.
+            a probability of at most this count; 0 switches it off.
+        ohem_min_kept: Share of the labelled pixels that count at least, the least probable ones.
 
     Shape:
         Outputs: dict of (N, C, h, w) logits. Mask: (N, H, W) integer train ids.
@@ -109,7 +109,7 @@ class CascadeLoss(nn.Module):
         """
         size = (logits.shape[2], logits.shape[3])
         if self.resize == "logits" and size != mask.shape[1:]:
-            logits = F.interpolate(logits, size=mask.shape[1:], mode="bilinear", align_corners=True)
+            logits = F.interpolate(logits.float(), size=mask.shape[1:], mode="bilinear", align_corners=True)
             target, valid = mask, mask != self.ignore_index
         elif self.resize == "blend":
             target = blend_labels(mask, size, self.ignore_index)

@@ -55,6 +55,20 @@ def _samples(data: DataConfig, split: str) -> list[SamplePaths]:
     return cityscapes.list_samples(cityscapes.resolve_root(data.root), split, data.label_kind)
 
 
+def batches_per_epoch(samples: int, batch_size: int, limit: float | int | None) -> int:
+    """Return how many whole batches of training an epoch has.
+
+    Args:
+        samples: In the training set.
+        batch_size: Over all devices.
+        limit: As Lightning takes ``limit_train_batches``: a share if float, a count if int; None for all.
+    """
+    batches = samples // batch_size
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 def data_module(data: DataConfig, seed: int, *, train: bool = True) -> SegmentationDataModule:
     """Build the data module.
 

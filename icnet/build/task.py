@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from icnet import __version__
-from icnet.build.data import data_title
+from icnet.build.data import batches_per_epoch, data_title
 from icnet.config import LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
@@ -110,10 +110,7 @@ def total_steps(trainer: Trainer) -> int:
     run knows where in the epoch it stands.
     """
     data = trainer.datamodule  # type: ignore[attr-defined]
-    batches = len(data.train) // (data.batch_size * trainer.world_size)
-    limit = trainer.limit_train_batches
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    batches = batches_per_epoch(len(data.train), data.batch_size * trainer.world_size, trainer.limit_train_batches)
     steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
     return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from icnet.build.data import data_title
+from icnet.build.data import batches_per_epoch, data_title
 from icnet.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.callbacks.best import BestCheckpoint
 from icnet.callbacks.interruption import NonFiniteLoss, SaveOnRequestToStop
@@ -173,10 +173,9 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
             "trainer.sync_batchnorm=true needs several accelerators, and this run is on CPUs, where torch has no "
             "SyncBatchNorm; set it to false"
         )
-    batches = len(data.train) // (trainer.batch_size * process_count(trainer)) if data.train else 0
-    train_limit = limit("train", trainer.limit_train_batches, batches)
-    share = train_limit if isinstance(train_limit, float) else 1.0
-    per_epoch = min(int(batches * share), train_limit if isinstance(train_limit, int) else batches)
+    samples, batch_size = len(data.train or ()), data.batch_size * process_count(trainer)
+    train_limit = limit("train", trainer.limit_train_batches, batches_per_epoch(samples, batch_size, None))
+    per_epoch = batches_per_epoch(samples, batch_size, train_limit)
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
     return Trainer(
         **trainer_arguments(trainer),

@@ -22,8 +22,8 @@ class ICNet(nn.Module):
 
     Shape:
         Input (N, 3, H, W) normalised float, H and W at least 64. In evaluation mode returns logits
-        (N, num_classes, H, W); in training mode a dict of logits at 1/4 (``sub124``), 1/8 (``sub24``) and 1/16
-        (``sub4``) of the size, rounded up.
+        (N, num_classes, H, W); in training mode a dict of logits at about 1/4 (``sub124``), 1/8 (``sub24``) and 1/16
+        (``sub4``) of the size, exactly so for sides divisible by 32.
     """
 
     def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
