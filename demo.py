@@ -1,10 +1,10 @@
 """Segment images and videos: ``python demo.py input=FILE|FOLDER|GLOB|VIDEO``; ``python demo.py --help``."""
 
-from icnet import launch
+from icnet import command
 from icnet.config import DemoConfig
 
 
-@launch.script("demo", DemoConfig)
+@command.script("demo", DemoConfig)
 def main(config: DemoConfig) -> None:
     """Open the model, segment every file and say how fast."""
     from pathlib import Path

@@ -1,15 +1,15 @@
 """Evaluate a checkpoint or an exported ONNX file: ``python eval.py ckpt=PATH``; ``python eval.py --help``."""
 
-from icnet import launch
+from icnet import command
 from icnet.config import EvalConfig
 
 
-@launch.script("eval", EvalConfig)
+@command.script("eval", EvalConfig)
 def main(config: EvalConfig) -> float | None:
     """Find the checkpoint, then evaluate in as many processes as there are devices; returns the mIoU (0-1)."""
     from pathlib import Path
 
-    from icnet import build
+    from icnet import build, launch
     from icnet.deploy.choose import find_checkpoint
 
     build.check_output(Path(config.output_dir))

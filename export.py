@@ -1,10 +1,10 @@
 """Export a checkpoint as ONNX and verify it: ``python export.py ckpt=PATH``; ``python export.py --help``."""
 
-from icnet import launch
+from icnet import command
 from icnet.config import ExportConfig
 
 
-@launch.script("export", ExportConfig)
+@command.script("export", ExportConfig)
 def main(config: ExportConfig) -> float:
     """Write the file, print what it is, and return the largest difference to the network."""
     import time

@@ -1,13 +1,13 @@
 """Train ICNet: ``python train.py data=street``; ``python train.py --help`` lists every key."""
 
-from icnet import launch
+from icnet import command
 from icnet.config import TrainConfig
 
 
-@launch.script("train", TrainConfig)
+@command.script("train", TrainConfig)
 def main(config: TrainConfig) -> float | None:
     """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
-    from icnet import build
+    from icnet import build, launch
 
     build.prepare_data(config.data)
     return launch.run(fit, config, build.process_count(config.trainer))

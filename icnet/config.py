@@ -15,8 +15,9 @@ MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 
 DATASETS = ("cityscapes", "camvid", "folder", "street")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 LARGEST_SEED = 2**32 - 1  # numpy's
+LARGEST_PORT = 2**16 - 1
 
 
 def _choose(key: str, given: object, allowed: Collection[object]) -> None:
@@ -65,6 +66,12 @@ def _check_devices(given: object) -> None:
 
 def _is_index(value: object) -> bool:
     return type(value) is int and value >= 0
+
+
+def _check_endpoint(given: str | None) -> None:
+    host, _, port = (given or "localhost:0").rpartition(":")
+    if not host or not port.isdigit() or int(port) > LARGEST_PORT:
+        raise UserError(f"trainer.rdzv_endpoint={given} is no endpoint; give HOST:PORT of one of the nodes")
 
 
 @dataclass
@@ -184,7 +191,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        _choose("optim", self.name, ("sgd", "adamw"))
+        _choose("optim", self.name, ("sgd", "adamw", "npu_fused_sgd"))
         _above("optim.lr", self.lr, 0)
         _above("optim.head_lr_mult", self.head_lr_mult, 0)
         _at_least("optim.weight_decay", self.weight_decay, 0)
@@ -216,10 +223,12 @@ class SchedulerConfig:
 class TrainerConfig:
     """Devices, length and bookkeeping of a run; handed to Lightning's Trainer."""
 
-    accelerator: str = "auto"
-    devices: Any = 1  # a count, or a list of indices
+    accelerator: str = "auto"  # auto | cpu | gpu | npu; auto: an NPU before a GPU before the CPU
+    devices: Any = 1  # on each node: a count, or a list of indices
+    num_nodes: int = 1  # machines that train together; each of them is given the same command
+    rdzv_endpoint: str | None = None  # HOST:PORT of one of several nodes, where they find each other
+    max_restarts: int = 0  # how often processes that died are started again, from the last checkpoint
     batch_size: int = 7  # per device; data.batch_size follows it
-    precision: str = "32-true"
     max_epochs: int = 200
     max_steps: int = -1  # optimizer steps; -1 = no bound
     val_every_n_epochs: int = 1
@@ -234,9 +243,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        _choose("trainer.precision", self.precision, PRECISIONS)
+        _choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "npu"))
         _check_devices(self.devices)
+        _at_least("trainer.num_nodes", self.num_nodes, 1)
+        _at_least("trainer.max_restarts", self.max_restarts, 0)
+        _check_endpoint(self.rdzv_endpoint)
         for key in ("batch_size", "max_epochs", "val_every_n_epochs", "log_every_n_steps", "accumulate_grad_batches"):
             _at_least(f"trainer.{key}", getattr(self, key), 1)
         if self.max_steps != -1 and self.max_steps < 1:
@@ -245,6 +256,27 @@ class TrainerConfig:
         if self.limit_val_batches != 0:  # 0 = no validation
             _limit("trainer.limit_val_batches", self.limit_val_batches)
         _at_least("trainer.gradient_clip_val", self.gradient_clip_val, 0)
+
+
+@dataclass
+class AmpConfig:
+    """Mixed precision, as apex named it; see ``icnet.precision``."""
+
+    opt_level: str = "O0"  # O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast
+    loss_scale: Any = 1  # a number, which is never checked, or dynamic (O1 and O2)
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _choose("amp.opt_level", self.opt_level, OPT_LEVELS)
+        given = self.loss_scale
+        if self.opt_level not in {"O1", "O2"}:
+            if given != 1:
+                raise UserError(
+                    f"amp.loss_scale={given} means nothing at {self.opt_level}, where no gradient can underflow; "
+                    "choose amp=o1 or amp=o2, or leave it out"
+                )
+        elif given != "dynamic" and not (type(given) in {int, float} and 0 < given < math.inf):
+            raise UserError(f"amp.loss_scale={given} is unknown; give a number above 0, such as 128, or dynamic")
 
 
 @dataclass
@@ -286,6 +318,7 @@ class TrainConfig:
     optim: OptimConfig = MISSING
     scheduler: SchedulerConfig = MISSING
     trainer: TrainerConfig = MISSING
+    amp: AmpConfig = MISSING
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     logger: LoggerConfig = MISSING
     seed: int = 1
@@ -295,6 +328,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _seed(self.seed)
+        if self.amp.opt_level == "O2" and self.callbacks.ema_decay:
+            raise UserError("callbacks.ema_decay averages the weights, and at O2 they are float16; choose amp=o1")
         if self.callbacks.early_stop_patience and self.trainer.limit_val_batches == 0:
             raise UserError("callbacks.early_stop_patience needs validation; do not set trainer.limit_val_batches=0")
 

@@ -1,233 +1,308 @@
-"""From the command line to a running ``main``: composing the configuration, ending with one clear line on bad input."""
+"""One process or many: running a function on every device of this machine, and of others.
 
-import errno
-import inspect
+Processes are started and watched by the engine behind torchrun, which takes a function and its argument, so that a
+job of a sweep is not the command line run again.
+"""
+
+import faulthandler
+import json
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from icnet import group
+from icnet.command import DEFECT, USER_MISTAKE, verdict, write_error
+from icnet.config import EvalConfig, TrainConfig, TrainerConfig
 from icnet.errors import UserError
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", TrainConfig, EvalConfig)
 Result = TypeVar("Result")
 
-LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
-NO_DEFECTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of the file system that are the user's to fix, wherever they come up."""
+log = logging.getLogger(__name__)
 
-USER_MISTAKE = 2  # the exit status for what the user can fix; 1 is a defect, with its traceback
+PEER_SECONDS = 5
+"""How long processes may go on that have lost one of theirs. Most notice, and write down what they were doing; one that
+waits for its device does not, and would go on waiting until the collective's own time limit."""
+STOP_SECONDS = 60
+"""How long processes that were asked to stop may take to save, as long as none of them is missing."""
+TERMINATED = 128 + signal.SIGTERM  # the shell's convention; SaveOnRequestToStop ends with it
 
-
-def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]], Callable[[], None]]:
-    """Turn ``main(config)`` into a command that is configured by ``conf/<name>.yaml`` beside its file.
-
-    Args:
-        name: The root configuration and the job's name.
-        schema: The dataclass of ``icnet.config`` that the composed configuration must fit; ``main`` gets an instance.
-
-    Returns:
-        A decorator. The decorated function takes no arguments, reads ``sys.argv`` and exits with status 2 and one
-        line on standard error for every mistake in the input.
-    """
-
-    def decorate(main: Callable[[Config], Any]) -> Callable[[], None]:
-        folder = Path(inspect.getfile(main)).resolve().with_name("conf")
-        running = failed = False
-
-        def job(composed: DictConfig) -> Any:
-            nonlocal running
-            running = True
-            try:
-                config = OmegaConf.to_object(composed)
-                _refuse_added_keys(config)
-                _make_output_folder(config)
-                result = main(config)  # type: ignore[arg-type]
-            except (UserError, OmegaConfBaseException) as error:
-                return fail(error)
-            except OSError as error:
-                if error.errno not in NO_DEFECTS:
-                    raise
-                place = f"{error.filename} cannot be used" if error.filename else "a file cannot be written"
-                fix = "make room or change the permissions, or choose another place"
-                return fail(UserError(f"{place} ({error.strerror}); {fix}"))
-            running = False
-            return result
-
-        def fail(error: BaseException) -> None:
-            """End here; or, in a sweep, let the other jobs run first."""
-            nonlocal failed
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                _exit_with(error)
-            failed = True
-            print(f"error: job {HydraConfig.get().job.num}: {one_line(error)}", file=sys.stderr)
-
-        def command() -> None:
-            # Hydra would print its own errors over several lines and exit with 1; let them through to here instead.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
-            ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-            try:
-                hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
-                if failed:
-                    sys.exit(USER_MISTAKE)
-            except (HydraException, OmegaConfBaseException, UserError) as error:
-                _exit_with(error)
-            except ValueError as error:
-                if "Config group override" not in str(error):  # Hydra's complaint about optim=null or optim=3
-                    raise
-                _exit_with(UserError(_wrong_option(folder)))
-            except OSError as error:
-                if running:
-                    raise
-                place = f"{error.filename} cannot be used as a folder ({error.strerror})"
-                _exit_with(UserError(f"{place}; choose another with hydra.run.dir=PATH"))
-
-        return command
-
-    return decorate
+_rendezvous: list[
+    Any
+] = []  # kept for a whole sweep: one node may come for the next job before another has left this one
 
 
-def _refuse_added_keys(config: object, above: str = "") -> None:
-    """Raise ``UserError`` for a key that is not in the schema: ``+key=value`` gets past Hydra."""
-    known = [key.name for key in fields(config)]  # type: ignore[arg-type]
-    for key, value in vars(config).items():
-        if key not in known:
-            raise UserError(_no_key(above + key, known))
-        if is_dataclass(value):
-            _refuse_added_keys(value, f"{above}{key}.")
-
-
-def _make_output_folder(config: object) -> None:
-    folder = getattr(config, "output_dir", None)
-    if folder is not None:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"output_dir={folder} is no folder ({error.strerror}); choose another with hydra.run.dir=PATH"
-            ) from error
-
-
-def _wrong_option(folder: Path) -> str:
-    """Say which word on the command line gives a group something else than the name of an option."""
-    options = {path.name: sorted(option.stem for option in path.glob("*.yaml")) for path in folder.iterdir()}
-    for word in sys.argv[1:]:
-        group, _, option = word.lstrip("+").partition("=")
-        if options.get(group) and option not in options[group]:
-            return _no_option(word, options[group])
-    return "a group of the configuration is given something else than the name of an option; see --help"
-
-
-def _no_option(given: str, known: Iterable[str]) -> str:
-    return f"{given} is unknown; choose one of {', '.join(known)}"
-
-
-def _no_key(given: object, known: Iterable[object]) -> str:
-    return f"{given} is no key of the configuration; known there are {', '.join(map(str, known))}"
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message as one line, whatever path it took.
-
-    A loader's worker process hands its error over with the traceback as part of the message; Hydra and OmegaConf
-    spread theirs over several lines.
-    """
-    text = str(error).strip()
-    if isinstance(error, UserError):
-        return text.splitlines()[-1].removeprefix("icnet.errors.UserError: ")
-    cause = error.__cause__
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__
-    if cause is not None:
-        return one_line(cause)
-    unknown = error.__cause__
-    if isinstance(unknown, (ConfigAttributeError, ConfigKeyError)) and unknown.parent_node is not None:
-        return _no_key(unknown.full_key, unknown.parent_node)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        return _no_option("=".join(error.missing_cfg_file.rsplit("/", 1)), error.options)
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} is not read as key=value; quote a value that is no plain word, as in 'key=\"a=b\"'"
-    parts = [_flatten(text)]
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        parts.append(_flatten(str(error.__cause__)))
-    return ": ".join(parts)
-
-
-def _flatten(text: str) -> str:
-    lines = [line.strip() for line in text.split("\nConfig search path:")[0].splitlines()]
-    noise = ("full_key", "object_type", "reference_type")
-    return " ".join(line for line in lines if line and not line.startswith(noise))
-
-
-def _exit_with(error: BaseException) -> None:
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    sys.exit(USER_MISTAKE)
-
-
-def run(function: Callable[[Config], Result], config: Config, processes: int) -> Result:
+def run(function: Callable[[Config], Result], config: Config, processes: int) -> Result | None:
     """Run a function here, or in several processes that form one group.
 
     Args:
         function: A function at the top level of a module, called as ``function(config)`` in every process.
-        config: Its argument; pickled for other processes.
-        processes: How many. With 1, or inside a group that torchrun or SLURM started, the function runs in place.
+        config: Its argument; pickled for other processes. ``trainer`` says on which nodes and devices and how often
+            processes that died are started again, then with ``resume=auto`` if they left a checkpoint.
+        processes: How many on this node. A single one on a single node without restarts runs in place; and so does
+            each process of a group that torchrun or SLURM started.
 
     Returns:
-        What the first process returned.
+        What the first process of all returned; None on other nodes than its own.
 
     Raises:
         UserError: The one that any of the processes ended with; the others are stopped.
+        RankDied: If one of the processes ended otherwise, and that more often than ``trainer.max_restarts``.
+        SystemExit: With 128 and the signal's number if this process was asked to stop; the group had time to save.
     """
-    if processes == 1 or "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+    trainer = config.trainer
+    if group.joined():
+        _resume_after_restart(config)
         return function(config)
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    group = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    job = HydraConfig.get()
-    log_file = Path(job.runtime.output_dir) / f"{job.job.name}.log"
-    with tempfile.TemporaryDirectory() as folder:
-        mistake = Path(folder) / "mistake"
-        # The engine logs the traceback of every failed process; for a mistake the one line is enough.
-        for name in ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"):
-            logging.getLogger(name).addFilter(lambda _: not mistake.exists())
+    if processes == 1 and trainer.num_nodes == 1 and not trainer.max_restarts:
+        return function(config)
+    about = HydraConfig.get()
+    _check_nodes(trainer, about)
+    if trainer.max_restarts:  # the engine's shared store would give new processes the addresses of those that died
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with tempfile.TemporaryDirectory() as folder, _signals_given_back(), _quiet_terminal():
+        level = logging.getLogger().level
+        spec = WorkerSpec(
+            role=about.job.name,
+            local_world_size=processes,
+            entrypoint=_process,
+            args=(function, config, about.job.name, Path(folder), level),
+            rdzv_handler=_meeting_place(trainer, about),
+            max_restarts=trainer.max_restarts,
+            monitor_interval=0.1,
+        )
+        agent = _Agent(spec, Path(folder), config)
         try:
-            results: dict[int, Result] = elastic_launch(group, _process)(function, config, log_file, mistake)
-        except ChildFailedError as error:
-            if mistake.exists():
-                raise UserError(mistake.read_text(encoding="utf-8")) from error
-            raise
-    return results[0]
+            result = agent.run()
+        except SignalException as stop:
+            raise SystemExit(128 + stop.sigval) from None
+        except RendezvousError as error:
+            where = f"trainer.rdzv_endpoint={trainer.rdzv_endpoint}"
+            raise UserError(
+                f"{trainer.num_nodes} nodes did not meet at {where} ({type(error).__name__}); give the same command on "
+                "each, and see the logs of the others"
+            ) from error
+        finally:
+            spec.rdzv_handler.shutdown()
+    if result.is_failed():
+        raise agent.failure or group.RankDied(f"a process of this group could not be started; see {config.output_dir}")
+    return result.return_values.get(0)
 
 
-def _process(function: Callable[[Config], Result], config: Config, log_file: Path, mistake: Path) -> Result:
-    """Run in a process of a group: log in the first one only; leave a user's mistake where the parent finds it."""
-    if os.environ["LOCAL_RANK"] == "0":
-        handlers = (logging.StreamHandler(sys.stdout), logging.FileHandler(log_file))
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=handlers)
+def _check_nodes(trainer: TrainerConfig, about: Any) -> None:
+    if trainer.num_nodes == 1:
+        return
+    if not trainer.rdzv_endpoint:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes} needs trainer.rdzv_endpoint=HOST:PORT, the same on each node, "
+            "where HOST is one of them and PORT is free there"
+        )
+    key = "hydra.sweep.dir" if about.mode == RunMode.MULTIRUN else "hydra.run.dir"
+    if not any(word.startswith(f"{key}=") for word in about.overrides.hydra):
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes} needs {key}=PATH, the same on each node; "
+            "by default it is named after the time, which may differ"
+        )
+
+
+def _meeting_place(trainer: TrainerConfig, about: Any) -> Any:
+    """Return where the nodes find each other; one node needs no more than itself."""
+    number = about.job.num if about.mode == RunMode.MULTIRUN else 0
+    host = (trainer.rdzv_endpoint or "localhost").rpartition(":")[0]
+    alone = trainer.num_nodes == 1 or host in {"localhost", "127.0.0.1"}
+    handler = get_rendezvous_handler(
+        RendezvousParameters(
+            backend="c10d",
+            endpoint=(trainer.num_nodes > 1 and trainer.rdzv_endpoint) or "localhost:0",
+            run_id=f"{about.job.name}_{number}",
+            min_nodes=trainer.num_nodes,
+            max_nodes=trainer.num_nodes,
+            local_addr="localhost" if alone else None,  # the machine's own name may lead nowhere
+        )
+    )
+    if trainer.num_nodes > 1:
+        _rendezvous.append(handler)
+    return handler
+
+
+@contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """Undo what the engine does to this process's signals: the next job of a sweep may run in place."""
+    known = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
     try:
-        return function(config)
-    except UserError as error:
-        mistake.write_text(one_line(error), encoding="utf-8")
-        sys.exit(USER_MISTAKE)
+        yield
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet_terminal() -> Iterator[None]:
+    """Keep the engine's own log to the file: on the terminal one line says what has happened."""
+    engine, streams = logging.getLogger("torch.distributed"), (sys.stdout, sys.stderr)
+    files = [handler for handler in logging.getLogger().handlers if getattr(handler, "stream", None) not in streams]
+    terminal, engine.handlers = engine.handlers, [*files, logging.NullHandler()]
+    try:
+        yield
+    finally:
+        engine.handlers = terminal
+
+
+class _Agent(LocalElasticAgent):
+    """torchrun's agent, but within seconds a broken group is ended, and it is said which rank broke it.
+
+    Args:
+        spec: What to run.
+        folder: Where the processes leave what they ended with.
+        config: Of the run.
+    """
+
+    def __init__(self, spec: WorkerSpec, folder: Path, config: TrainConfig | EvalConfig) -> None:
+        super().__init__(spec, DefaultLogsSpecs(str(folder / "engine")))
+        self.failure: UserError | group.RankDied | None = None
+        self._folder = folder
+        self._config = config
+        self._processes: dict[int, Any] = {}  # by rank
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        for note in self._folder.glob("*.json"):
+            note.unlink()
+        before = multiprocessing.active_children()
+        try:
+            pids = super()._start_workers(worker_group)
+        except BaseException:  # asked to stop half-way: Python would wait for those that have started
+            for process in multiprocessing.active_children():
+                if process not in before:
+                    process.kill()
+            raise
+        alive = {process.pid: process for process in multiprocessing.active_children()}
+        ranks = {worker.global_rank: alive.get(pids[worker.local_rank]) for worker in worker_group.workers}
+        self._processes = {rank: process for rank, process in ranks.items() if process}
+        return pids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        noticed_first = any(process.exitcode is not None for process in self._processes.values())
+        if not noticed_first:
+            result = super()._monitor_workers(worker_group)  # where all processes end that have done their work
+            if not result.is_failed():
+                return result
+        ended = self._ended(PEER_SECONDS)
+        if noticed_first and TERMINATED in ended.values():  # somebody asked them, rather than this process
+            raise SignalException("the processes were asked to stop", signal.SIGTERM)
+        self.failure = self._explain(worker_group, ended)
+        if isinstance(self.failure, UserError):
+            self._remaining_restarts = 0
+        elif self._remaining_restarts:
+            log.warning("%s; starting again (restarts left: %d)", self.failure, self._remaining_restarts - 1)
+        return RunResult(state=WorkerState.FAILED)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *args: Any, **kwargs: Any) -> None:
+        asked = isinstance(sys.exc_info()[1], SignalException)
+        for process in self._processes.values():
+            if process.exitcode is None:
+                process.terminate()  # for Ctrl-C too: SIGTERM is the signal that ranks agree on
+        self._ended(STOP_SECONDS if asked else PEER_SECONDS)
+        super()._shutdown(death_sig, *args, **kwargs)
+
+    def _ended(self, seconds: float) -> dict[int, int]:
+        """Wait for all processes to end, then kill the rest; returns the exit codes of those that ended."""
+        processes = self._processes
+        deadline, broken = time.monotonic() + seconds, False
+        try:
+            while time.monotonic() < deadline:
+                codes = {process.exitcode for process in processes.values()}
+                if None not in codes:
+                    break
+                if codes - {None, 0, TERMINATED} and not broken:  # the others have lost one to save with
+                    broken, deadline = True, min(deadline, time.monotonic() + PEER_SECONDS)
+                time.sleep(0.05)
+            return {rank: process.exitcode for rank, process in processes.items() if process.exitcode is not None}
+        finally:  # also on a second Ctrl-C
+            for process in processes.values():
+                if process.exitcode is None:
+                    process.kill()
+                    process.join()
+
+    def _explain(self, worker_group: WorkerGroup, ended: dict[int, int]) -> UserError | group.RankDied:
+        """Find the rank that ended first. Those that left no note were killed, and are the reason for the others."""
+        notes = {rank: self._note(rank) for rank in ended}
+        mistakes = [note for note in notes.values() if note.get("status") == USER_MISTAKE]
+        if mistakes:
+            return UserError(mistakes[0]["line"])
+        rank = min(ended, key=lambda rank: notes[rank].get("time", 0))
+        code = ended[rank]
+        local_rank = next(worker.local_rank for worker in worker_group.workers if worker.global_rank == rank)
+        place = group.Place(rank, local_rank, worker_group.group_rank or 0)
+        devices = self._config.trainer.devices
+        path = group.log_path(Path(self._config.output_dir), worker_group.spec.role, devices, place)
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit status {code}"
+        why = f" ({notes[rank]['line']})" if notes[rank] else ""
+        device = devices[local_rank] if isinstance(devices, list) else local_rank
+        return group.RankDied(f"rank {rank} (device {device}) {how}{why}; its log is {path}")
+
+    def _note(self, rank: int) -> dict[str, Any]:
+        path = self._folder / f"{rank}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+
+
+def _process(function: Callable[[Config], Result], config: Config, job: str, folder: Path, level: int) -> Result:
+    """Run in a process of a group: log into a file of its own, and leave a note if it ends before it is done."""
+    os.setpgrp()  # Ctrl-C then reaches the parent alone, which passes it on once, as SIGTERM
+    place = group.joined() or group.Place()
+    logging.basicConfig(level=level, format=group.LOG_FORMAT, handlers=[logging.StreamHandler(sys.stdout)])
+    path = group.log_path(Path(config.output_dir), job, config.trainer.devices, place)
+    with group.own_log(path, place.rank) as stream:
+        faulthandler.enable(stream)
+        try:
+            log.info("rank %d of %d is process %d", place.rank, place.size, os.getpid())
+            _resume_after_restart(config)
+            return function(config)
+        except Exception as error:
+            write_error(error, stream)
+            status, line = verdict(error) or (DEFECT, _first_line(error))
+            note = {"time": time.time(), "status": status, "line": line}
+            (folder / f"{place.rank}.json").write_text(json.dumps(note), encoding="utf-8")
+            raise SystemExit(status) from None
+        finally:
+            faulthandler.disable()
+
+
+def _resume_after_restart(config: TrainConfig | EvalConfig) -> None:
+    """Go on from the run's own last checkpoint if the group was started again."""
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if (
+        restarts
+        and isinstance(config, TrainConfig)
+        and (Path(config.output_dir) / "checkpoints" / "last.ckpt").exists()
+    ):
+        config.resume = "auto"

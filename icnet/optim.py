@@ -30,6 +30,39 @@ def sgd(groups: list[dict[str, object]], momentum: float, weight_decay: float, *
     return SGD(groups, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
+def npu_fused_sgd(
+    groups: list[dict[str, object]], momentum: float, weight_decay: float, *, nesterov: bool
+) -> Optimizer:
+    """SGD by torch_npu's kernels over all parameters at once: the same values, fewer launches; needs an NPU.
+
+    It trains what had a gradient in the first step, from the tensors that held it then: ``zero_grad`` of the module
+    drops them and must not be called.
+
+    Raises:
+        RuntimeError: After a step, if a parameter is left out or its gradient is held in another tensor than at first.
+    """
+    from torch_npu.optim import NpuFusedSGD
+
+    optimizer = NpuFusedSGD(groups, lr=groups[0]["lr"], momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+    optimizer.register_step_post_hook(_KeepsGradients())
+    return optimizer
+
+
+class _KeepsGradients:
+    """Notices what NpuFusedSGD passes over in silence; after the step, as gradients may be computed within it."""
+
+    places: list[int] | None = None
+
+    def __call__(self, optimizer: Optimizer, *_: object) -> None:
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        places = [param.grad.data_ptr() if param.grad is not None else 0 for param in params]
+        self.places = self.places or places
+        if not all(places) or places != self.places:
+            raise RuntimeError(
+                "NpuFusedSGD did not see all gradients: they are missing or not where they were at first"
+            )
+
+
 def adamw(groups: list[dict[str, object]], betas: tuple[float, float], weight_decay: float) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
     return AdamW(groups, betas=betas, weight_decay=weight_decay)

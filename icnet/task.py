@@ -99,6 +99,11 @@ class SegmentationTask(LightningModule):
         for metric in (self.metrics, self.running_mean, self.val_loss):
             metric.reset()
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Free the gradients during validation, unless the optimizer holds on to them."""
+        if not any(getattr(optimizer, "is_fused_optimizer", False) for optimizer in self.trainer.optimizers):
+            super().on_validation_model_zero_grad()
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule."""
         return self._configure(self)

@@ -184,7 +184,7 @@ def test_damaged_validation_sample_ends_a_training_that_can_be_resumed(train, sc
     write_scene(scenes, "val", 2)
     done = train(*words, "resume=auto")
     assert done.status == 0, done.err
-    assert "going on from" in (tmp_path / "run" / "train.log").read_text()
+    assert "going on from" in (tmp_path / "run" / "train_0.log").read_text()
 
 
 def test_unknown_split_lists_the_known(train, evaluate, scenes):
@@ -386,8 +386,8 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
 @pytest.mark.parametrize(
     ("name", "word", "known"),
     [
-        ("train", "optim=nonsense", "adamw, sgd"),
-        ("train", "trainer=npu_8p_nope", "auto, cpu_1p, cpu_2p, gpu_1p"),
+        ("train", "optim=nonsense", "adamw, npu_fused_sgd, sgd"),
+        ("train", "trainer=npu_8p_nope", "auto, cpu_1p, cpu_2p, gpu_1p, gpu_8p, npu_1p, npu_8p"),
         ("train", "model=icnet_resnet19", "icnet_resnet101, icnet_resnet152, icnet_resnet18"),
         ("train", "data=nope", "camvid, checkpoint, cityscapes, folder, street"),
         ("eval", "data=nope", "camvid, checkpoint, cityscapes, folder, street"),
@@ -395,14 +395,15 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
         ("train", "scheduler=nope", "constant, cosine, poly"),
         ("train", "experiment=nope", "camvid, quickstart"),
         ("train", "data=null", "camvid, checkpoint, cityscapes, folder, street"),
-        ("train", "optim=", "adamw, sgd"),
-        ("train", "optim=3", "adamw, sgd"),
-        ("eval", "trainer=null", "auto, cpu_1p, cpu_2p, gpu_1p"),
+        ("train", "optim=", "adamw, npu_fused_sgd, sgd"),
+        ("train", "optim=3", "adamw, npu_fused_sgd, sgd"),
+        ("eval", "trainer=null", "auto, cpu_1p, cpu_2p, gpu_1p, gpu_8p, npu_1p, npu_8p"),
         ("train", "model.name=unet", "icnet"),
         ("train", "model.backbone=vgg16", "resnet18, resnet34, resnet50, resnet101, resnet152"),
         ("train", "loss.resize=cubic", "nearest, logits, blend"),
-        ("train", "trainer.accelerator=tpu", "auto, cpu, gpu"),
-        ("train", "trainer.precision=foo", "32-true, 16-mixed, bf16-mixed"),
+        ("train", "trainer.accelerator=tpu", "auto, cpu, gpu, npu"),
+        ("train", "amp=nope", "bf16, o0, o1, o2"),
+        ("train", "amp.opt_level=foo", "O0, O1, O2, bf16"),
         ("export", "export.head=softmax", "logits, argmax"),
     ],
 )
@@ -487,7 +488,7 @@ def test_values_that_exclude_each_other_are_refused(train):
         ("trainer.devices=0", ("trainer.devices=0", "a count from 1")),
         ("trainer.limit_val_batches=0", ("trainer.limit_val_batches=0", "nothing to evaluate")),
         ("trainer.limit_val_batches=0.1", ("trainer.limit_val_batches=0.1 of 3 is no batch",)),
-        ("trainer.precision=foo", ("trainer.precision=foo", "32-true")),
+        ("trainer.rdzv_endpoint=here", ("trainer.rdzv_endpoint=here is no endpoint", "HOST:PORT")),
         ("seed=-1", ("seed=-1", "from 0")),
     ],
 )
@@ -536,13 +537,36 @@ def test_demo_with_a_value_out_of_range_is_refused(script, trained, photo, word,
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("amp=o1", "amp.loss_scale=0"), ("amp.loss_scale=0 is unknown", "a number above 0, such as 128, or dynamic")),
+        (("amp=o2", "amp.loss_scale=static"), ("amp.loss_scale=static is unknown", "or dynamic")),
+        (("amp=o1", "amp.loss_scale=true"), ("amp.loss_scale=True is unknown",)),
+        (("amp.loss_scale=128",), ("amp.loss_scale=128 means nothing at O0", "choose amp=o1 or amp=o2")),
+        (("amp=bf16", "amp.loss_scale=dynamic"), ("amp.loss_scale=dynamic means nothing at bf16",)),
+        (("amp=o2", "callbacks.ema_decay=0.9"), ("callbacks.ema_decay averages the weights", "choose amp=o1")),
+        (("optim=npu_fused_sgd",), ("optim=npu_fused_sgd needs an NPU", "choose optim=sgd")),
+        (("trainer.num_nodes=0",), ("trainer.num_nodes=0", "from 1")),
+        (("trainer.max_restarts=-1",), ("trainer.max_restarts=-1", "from 0")),
+        (("trainer.rdzv_endpoint=localhost:99999",), ("trainer.rdzv_endpoint=localhost:99999 is no endpoint",)),
+        (("trainer.rdzv_endpoint=:29500",), ("trainer.rdzv_endpoint=:29500 is no endpoint",)),
+        (("trainer.precision=16",), ("trainer.precision is no key",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_mixed_precision_and_groups_that_cannot_be_are_refused(train, given, words):
+    assert_refused(train(*given), *words)
+
+
 def test_devices_that_are_not_here_are_refused(train, monkeypatch):
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 0)
     done = train("trainer.accelerator=gpu")
     assert_refused(done, "trainer.accelerator=gpu, but torch finds no GPU here; choose trainer=cpu_1p")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
-    assert_refused(train("trainer=auto", "trainer.devices=3"), "trainer.devices=3", "give at most 2")
-    assert_refused(train("trainer=auto", "trainer.devices=[0,2]"), "trainer.devices=[0, 2]", "devices 0 to 1")
+    assert_refused(train("trainer=auto", "trainer.devices=3"), "trainer.devices=3", "has 2 GPUs; give at most 2")
+    assert_refused(train("trainer=auto", "trainer.devices=[0,2]"), "trainer.devices=[0, 2]", "2 GPUs, 0 to 1")
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])

@@ -14,7 +14,7 @@ from icnet.errors import UserError
 from icnet.models.icnet import ICNet
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "experiment", "logger", "loss", "model", "optim", "scheduler", "trainer")
+GROUPS = ("amp", "data", "experiment", "logger", "loss", "model", "optim", "scheduler", "trainer")
 OPTIONS = [
     (group, path.stem)
     for group in GROUPS

@@ -107,7 +107,7 @@ def test_left_out_checkpoint_is_the_newest_best_one(script, evaluate, trained, t
         (folder / "best.ckpt").write_bytes((trained / CKPT).read_bytes())
     results, folder = evaluate(script)
     assert results["ckpt"].endswith("outputs/newer/checkpoints/best.ckpt")
-    assert "newer" in (folder / "eval.log").read_text()
+    assert "newer" in (folder / "eval_0.log").read_text()
 
 
 def test_synthetic_scenes_read_as_cityscapes_are_still_called_synthetic(script, evaluate, trained, street_root):

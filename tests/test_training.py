@@ -41,7 +41,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 def test_run_folder_holds_everything_of_the_run(trained):
-    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json", "csv/metrics.csv", "train.log"):
+    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json", "csv/metrics.csv", "train_0.log"):
         assert (trained / path).is_file(), path
     assert (trained / ".hydra" / "config.yaml").is_file()
     assert len(list((trained / "pictures").glob("*.jpg"))) == 2  # one image in each of two validations
@@ -117,7 +117,7 @@ def test_terminated_run_saves_in_mid_epoch_and_goes_on_from_there(small, tmp_pat
         [sys.executable, str(ROOT / "train.py"), *common, f"hydra.run.dir={whole}"],
         check=True, capture_output=True, cwd=tmp_path,
     )  # fmt: skip
-    log = broken / "train.log"
+    log = broken / "train_0.log"
     process = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
     wait_for(lambda: "training icnet" in log.read_text() if log.exists() else False, process)
     process.send_signal(signal.SIGTERM)
@@ -197,7 +197,7 @@ def test_fine_tuning_to_other_classes_keeps_all_but_the_classifiers(small, scrip
         f"model.weights={trained / 'checkpoints' / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.status == 0, done.err
-    log = (tmp_path / "run" / "train.log").read_text()
+    log = (tmp_path / "run" / "train_0.log").read_text()
     assert "has 19 classes and this run 11" in log
     assert weights(tmp_path / "run" / "checkpoints" / "last.ckpt")["net.classifier.weight"].shape[0] == 11
 
@@ -217,7 +217,7 @@ def test_two_processes_train_one_network_and_validate_it_like_one(small, process
     assert done.status == 0, done.err
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["devices"] == 2
-    assert (tmp_path / "two" / "train.log").read_text().count("epoch 2/2 on street (synthetic)") == 1  # rank 0 only
+    assert (tmp_path / "two" / "train_0.log").read_text().count("epoch 2/2 on street (synthetic)") == 1  # rank 0 only
     assert results["steps"] == 2 * 3  # six scenes, two processes, batches of one, two epochs
     ckpt = tmp_path / "two" / "checkpoints" / "last.ckpt"
     scored = script("eval", f"ckpt={ckpt}", "trainer=cpu_1p", "trainer.progress_bar=false", f"hydra.run.dir={tmp_path}")
@@ -253,7 +253,7 @@ def test_resumed_run_keeps_curves_scores_and_best_checkpoint(small, script, trai
     assert done.status == 0, done.err
     results = json.loads((tmp_path / "on" / "results.json").read_text())
     assert results["history"][:2] == first["history"]
-    assert "loss.sub124_weight was 1.0, is 0.5" in (tmp_path / "on" / "train.log").read_text()
+    assert "loss.sub124_weight was 1.0, is 0.5" in (tmp_path / "on" / "train_0.log").read_text()
     best = load_file(tmp_path / "on" / "checkpoints" / "best.ckpt")
     assert best["epoch"] + 1 == results["best_epoch"]
     again = script("train", *small, "resume=auto", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'on'}")
@@ -277,10 +277,10 @@ def test_resume_auto_takes_no_run_of_another_configuration(small, script, traine
         "train", *small, "resume=auto", "seed=7", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'other'}"
     )
     assert other.status == 0, other.err
-    assert "the run starts anew" in (tmp_path / "other" / "train.log").read_text()
+    assert "the run starts anew" in (tmp_path / "other" / "train_0.log").read_text()
     same = script("train", *small, "resume=auto", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'same'}")
     assert same.status == 0, same.err
-    assert "going on from outputs/old/checkpoints/last.ckpt" in (tmp_path / "same" / "train.log").read_text()
+    assert "going on from outputs/old/checkpoints/last.ckpt" in (tmp_path / "same" / "train_0.log").read_text()
 
 
 def test_sweep_goes_on_when_one_job_fails(small, script, tmp_path, monkeypatch):
@@ -294,4 +294,4 @@ def test_sweep_goes_on_when_one_job_fails(small, script, tmp_path, monkeypatch):
     assert "the loss became inf" in done.error
     table = done.out[done.out.index("3 runs on street (synthetic)") :]
     status = [cells[-2].strip() for line in table.splitlines() if len(cells := line.split("│")) > 3]
-    assert status == ["done", "stopped", "done"]
+    assert status == ["done", "failed", "done"]

@@ -1,9 +1,10 @@
 """From configuration to objects, for all scripts: the only package that knows both."""
 
 from icnet.build.data import data_module, data_title, prepare_data
+from icnet.build.devices import device_indices, prepare_device, process_count
 from icnet.build.evaluation import check_output, evaluation_about, evaluation_data, evaluation_task, evaluation_trainer
 from icnet.build.task import criterion, network, optimizer_factory, resume_path, task, total_steps
-from icnet.build.trainer import callbacks, lightning_trainer, loggers, prepare_device, process_count
+from icnet.build.trainer import callbacks, lightning_trainer, loggers
 from icnet.callbacks.best import bring_best_along
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "criterion",
     "data_module",
     "data_title",
+    "device_indices",
     "evaluation_about",
     "evaluation_data",
     "evaluation_task",

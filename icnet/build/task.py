@@ -17,21 +17,28 @@ from icnet.errors import UserError
 from icnet.losses import CascadeLoss
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
 from icnet.models.icnet import ICNet
-from icnet.optim import adamw, parameter_groups, poly, sgd, warmup_cosine
+from icnet.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-DESCRIBED = ("data", "loss", "optim", "scheduler")  # the groups that a checkpoint tells about, beside its model
+DESCRIBED = ("data", "loss", "optim", "scheduler", "amp")  # the groups that a checkpoint tells about, beside its model
 
 
-def network(model: ModelConfig, num_classes: int) -> ICNet:
+def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True) -> ICNet:
     """Build the network with the weights that are asked for.
+
+    Args:
+        model: Which network.
+        num_classes: Of the data.
+        channels_last: Whether its weights lie in that order: faster on CPUs and GPUs, while NPUs have their own.
 
     Raises:
         UserError: If weights are missing, broken or of another architecture.
     """
-    net = ICNet(num_classes, model.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = ICNet(num_classes, model.backbone)
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.backbone_weights:
         load_weights(net.backbone, read_backbone(model.backbone_weights), model.backbone_weights)
         log.info("backbone weights from %s", model.backbone_weights)
@@ -89,6 +96,8 @@ def optimizer_factory(optim: OptimConfig, scheduler: SchedulerConfig) -> Callabl
         if optim.name == "adamw":
             first, second = optim.betas
             optimizer = adamw(groups, (first, second), optim.weight_decay)
+        elif optim.name == "npu_fused_sgd":
+            optimizer = npu_fused_sgd(groups, optim.momentum, optim.weight_decay, nesterov=optim.nesterov)
         else:
             optimizer = sgd(groups, optim.momentum, optim.weight_decay, nesterov=optim.nesterov)
         if scheduler.name == "cosine":
@@ -117,7 +126,7 @@ def total_steps(trainer: Trainer) -> int:
 
 def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
     """Build the LightningModule with everything in it."""
-    net = network(config.model, len(classes))
+    net = network(config.model, len(classes), channels_last=config.trainer.accelerator != "npu")
     meta = {
         "version": __version__,
         "model": {"name": config.model.name, "backbone": config.model.backbone, "num_classes": len(classes)},

@@ -1,14 +1,12 @@
 """From configuration to Lightning's Trainer with its loggers and callbacks."""
 
 import logging
-import os
 import warnings
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -20,9 +18,10 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from icnet.build.data import batches_per_epoch, data_title
+from icnet.build.devices import device_arguments, device_type, world_size
+from icnet.callbacks.amp import MixedPrecisionLog
 from icnet.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.callbacks.best import BestCheckpoint
 from icnet.callbacks.interruption import NonFiniteLoss, SaveOnRequestToStop
@@ -34,30 +33,9 @@ from icnet.config import TrainConfig, TrainerConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
+from icnet.precision import precision_plugin
 
 SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their layers
-
-
-def process_count(trainer: TrainerConfig) -> int:
-    """Return how many processes on this machine a run takes: one per device.
-
-    Raises:
-        UserError: If the machine does not have these devices.
-    """
-    devices = trainer.devices
-    here = torch.accelerator.device_count() if trainer.accelerator != "cpu" else 0
-    if trainer.accelerator == "gpu" and not here:
-        raise UserError("trainer.accelerator=gpu, but torch finds no GPU here; choose trainer=cpu_1p")
-    if isinstance(devices, list):
-        if not here:
-            raise UserError(f"trainer.devices={devices} picks devices, but this run is on the CPU; give a number")
-        if max(devices) >= here:
-            raise UserError(f"trainer.devices={devices} is out of range; this machine has devices 0 to {here - 1}")
-        return len(devices)
-    most = here or max(os.cpu_count() or 1, 2)  # on CPUs a device is a process
-    if devices > most:
-        raise UserError(f"trainer.devices={devices} is out of range; give at most {most} on this machine")
-    return int(devices)
 
 
 def loggers(config: TrainConfig) -> list[Logger]:
@@ -105,6 +83,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         SharedBatchNormStatistics(),
         Throughput(wanted.throughput_warmup_steps),
         LearningRateMonitor(),
+        MixedPrecisionLog(),
         TrainingResults(run / "results.json", about),
     ]
     if wanted.pictures:
@@ -142,18 +121,12 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our scores are reduced by torchmetrics already
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its heir is not in torch 2.11
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
         logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "Tip:" not in record.getMessage())  # advertisement
-    several = process_count(trainer) > 1
     return {
-        "accelerator": trainer.accelerator,
-        "devices": trainer.devices,
-        # Statistics of BatchNorm are shared by a callback instead: DDP would broadcast them in every forward, in
-        # validation too, where ranks may have different numbers of batches and would wait for each other for ever.
-        "strategy": DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto",
-        "precision": trainer.precision,
         "deterministic": trainer.deterministic,
         "enable_progress_bar": trainer.progress_bar,
         "use_distributed_sampler": False,  # the data module shards: in validation without counting a sample twice
@@ -168,17 +141,22 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         UserError: If the configuration asks for what this machine cannot do.
     """
     trainer = config.trainer
-    if trainer.sync_batchnorm and process_count(trainer) > 1 and not torch.cuda.is_available():
+    several = world_size(trainer) > 1
+    if trainer.sync_batchnorm and several and trainer.accelerator == "cpu":
         raise UserError(
             "trainer.sync_batchnorm=true needs several accelerators, and this run is on CPUs, where torch has no "
             "SyncBatchNorm; set it to false"
         )
-    samples, batch_size = len(data.train or ()), data.batch_size * process_count(trainer)
+    samples, batch_size = len(data.train or ()), data.batch_size * world_size(trainer)
     train_limit = limit("train", trainer.limit_train_batches, batches_per_epoch(samples, batch_size, None))
     per_epoch = batches_per_epoch(samples, batch_size, train_limit)
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
+    fused = config.optim.name == "npu_fused_sgd"  # keeps the gradients in a buffer of its own
+    if fused and trainer.accelerator != "npu":
+        raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")
     return Trainer(
         **trainer_arguments(trainer),
+        **device_arguments(trainer, bucket_view=not fused),
         default_root_dir=config.output_dir,
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
@@ -186,13 +164,16 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         log_every_n_steps=trainer.log_every_n_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
-        sync_batchnorm=trainer.sync_batchnorm and process_count(trainer) > 1,
+        sync_batchnorm=trainer.sync_batchnorm and several,
         limit_train_batches=train_limit,
         limit_val_batches=limit("val", trainer.limit_val_batches, validation_batches(trainer, data)),
         enable_model_summary=trainer.progress_bar,
         logger=loggers(config),
         callbacks=callbacks(config, data.classes),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[
+            AtomicCheckpointIO(),
+            precision_plugin(config.amp.opt_level, config.amp.loss_scale, device_type(trainer)),
+        ],
     )
 
 
@@ -209,11 +190,4 @@ def limit(name: str, value: float | None, batches: int) -> float | int | None:
 
 def validation_batches(trainer: TrainerConfig, data: SegmentationDataModule) -> int:
     """Return how many batches every process validates at least."""
-    return -(-(len(data.val) // process_count(trainer)) // data.eval_batch_size)
-
-
-def prepare_device(trainer: TrainerConfig) -> None:
-    """Choose fast settings for the machine."""
-    if torch.cuda.is_available() and not trainer.deterministic:
-        torch.backends.cudnn.benchmark = True  # shapes are fixed in training
-        torch.set_float32_matmul_precision("high")
+    return -(-(len(data.val) // world_size(trainer)) // data.eval_batch_size)

@@ -55,8 +55,19 @@ class NonFiniteLoss(Callback):
         self._look()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look before any other checkpoint."""
+        """Look before any other checkpoint, and at the weights: the last step may have spoiled them after its loss."""
         self._look()
+        values = [value for value in checkpoint["state_dict"].values() if value.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            raise UserError(
+                f"the weights became NaN or infinite by step {trainer.global_step}, so the run stopped; "
+                f"{self._last_good()}; "
+                "try a smaller optim.lr, trainer.gradient_clip_val=10 or, at amp=o1 and amp=o2, amp.loss_scale=dynamic"
+            )
+
+    def _last_good(self) -> str:
+        saved = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+        return f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
 
     def _look(self) -> None:
         pending, self._pending = self._pending, []
@@ -65,10 +76,9 @@ class NonFiniteLoss(Callback):
         losses = torch.stack([entry[3] for entry in pending]).tolist()
         for (step, epoch, lr, _), loss in zip(pending, losses, strict=True):
             if not math.isfinite(loss):
-                saved = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-                good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
                 raise UserError(
-                    f"the loss became {loss} at step {step} (epoch {epoch}, lr {lr:.4g}), so the run stopped; {good}; "
+                    f"the loss became {loss} at step {step} (epoch {epoch}, lr {lr:.4g}), so the run stopped; "
+                    f"{self._last_good()}; "
                     "try a smaller optim.lr, trainer.gradient_clip_val=10 or a longer scheduler.warmup_epochs"
                 )
 
@@ -79,12 +89,53 @@ class SaveOnRequestToStop(Callback):
     In the middle of a validation nothing is saved: half-counted scores could not be continued. The last checkpoint
     then is that of the epoch before, and a resumed run trains the epoch again, to the same weights.
 
+    Several processes get the signal at different places in their step. Lightning would send a message to the others
+    from inside the signal handler, where they may be waiting for gradients instead, and wait for ever or fail; so there
+    the handler takes a note, and after each step all ranks ask each other for one.
+
     Args:
         checkpoints: Folder of the run's checkpoints.
     """
 
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints = checkpoints
+        self._asked = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the note in the place of Lightning's handler, before it is registered."""
+        if trainer.world_size > 1:
+            trainer._signal_connector._sigterm_notifier_fn = self._note  # type: ignore[assignment, method-assign]
+
+    def _note(self, *_: Any) -> None:
+        self._asked = True
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop all ranks after the same step."""
+        if trainer.world_size == 1 or trainer.is_last_batch:  # an epoch's validation would count the ranks' shares
+            return
+        # Costs no wait for the device: Lightning's own question follows at once, at the start of the next step.
+        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            trainer._signal_connector.received_sigterm = True  # ends the run when the step is accounted for
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop at once: there is nothing to save, so nothing to agree on."""
+        if self._asked:
+            raise SIGTERMException
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save, unless something else than a request ended the run."""

@@ -128,6 +128,10 @@ class TrainingResults(Callback):
                 "steps": trainer.global_step,
                 "seconds": round(self._seconds(), 1),
                 "devices": trainer.world_size,
+                **{
+                    key: getattr(trainer.precision_plugin, key, None)
+                    for key in ("opt_level", "loss_scale", "skipped_steps")
+                },
                 "history": self.history,
                 **self.about,
                 **environment(trainer.strategy.root_device),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from icnet import npu
 from icnet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -55,15 +56,21 @@ def choose_device(name: str) -> torch.device:
     """Turn a device's name into a device that is there.
 
     Args:
-        name: ``auto`` for an accelerator where there is one, or what ``torch.device`` takes: ``cpu``, ``cuda:1``, ...
+        name: ``auto`` for an accelerator where there is one, or what ``torch.device`` takes: ``cpu``, ``cuda:1``,
+            ``npu``, ...
 
     Raises:
         UserError: If there is no such device.
     """
+    kind, _, index = name.partition(":")
+    if kind == "npu" or (name == "auto" and npu.devices_found()):
+        try:
+            npu.load()
+        except npu.NPUUnavailable as error:
+            raise UserError(f"device={name}, but {error}; or choose device=cpu") from error
     here = [kind for kind in ("npu", "cuda") if hasattr(torch, kind) and getattr(torch, kind).is_available()]
     if name == "auto":
         return torch.device(here[0] if here else "cpu")
-    kind, _, index = name.partition(":")
     known = kind in ("cpu", *here) and (not index or index.isdecimal())
     if not known or (index and kind != "cpu" and int(index) >= getattr(torch, kind).device_count()):
         raise UserError(f"device={name} is not available here; give one of auto, {', '.join((*here, 'cpu'))}")

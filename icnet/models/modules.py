@@ -189,7 +189,9 @@ class PyramidPooling(nn.Module):
             pool_columns, spread_columns = pooling_factors(width, bins)
             pools.append(_both_axes(pool_rows, pool_columns))
             spreads.append(_both_axes(spread_rows, spread_columns))
-        return torch.cat(pools).to(like), torch.cat(spreads, 1).to(like)
+        # Rounded before they leave the CPU: not every device has float64.
+        pool, spread = torch.cat(pools).to(like.dtype), torch.cat(spreads, 1).to(like.dtype)
+        return pool.to(like.device), spread.to(like.device)
 
     def _by_axis(self, x: Tensor) -> Tensor:
         """Do the same with nothing but MatMul and Add on (N, C, H, W), for a traced graph."""

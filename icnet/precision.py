@@ -1,0 +1,347 @@
+"""Mixed precision by apex's opt levels (https://nvidia.github.io/apex/amp.html), as Lightning precision plugins.
+
+O0 is float32. O1 keeps float32 weights and computes in float16 where autocast says so. O2 computes with float16 weights
+and float32 BatchNorm, and trains float32 masters of the weights. bf16 is autocast to bfloat16. O1 and O2 scale the loss
+so that small gradients survive float16: by a fixed number, which is never checked, or by a dynamic one.
+"""
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from torch import Tensor, distributed, nn
+from torch.amp import GradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
+
+from icnet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+STATE_KEY = "amp"  # in checkpoints; one for all levels, so that a run can go on at another
+FIRST_SCALE = 2.0**16
+LARGEST_SCALE = 2.0**24  # apex's bound; torch's scalers have none
+GROWTH_INTERVAL = 2000  # good steps in a row after which a dynamic scale doubles
+
+
+def precision_plugin(opt_level: str, loss_scale: float | str, device_type: str) -> Precision:
+    """Build the plugin of an opt level.
+
+    Every plugin has ``opt_level``, ``loss_scale`` (the current one) and ``skipped_steps``.
+
+    Args:
+        opt_level: ``O0``, ``O1``, ``O2`` or ``bf16``.
+        loss_scale: A number or ``dynamic``; O0 and bf16 have none.
+        device_type: ``cpu``, ``cuda`` or ``npu``.
+
+    Raises:
+        UserError: If the device cannot do it.
+    """
+    if opt_level == "O0":
+        return Float32()
+    if opt_level == "bf16":
+        if device_type == "npu":
+            raise UserError("amp=bf16 does not run on Ascend NPUs: BatchNorm has no bfloat16 there; choose amp=o1")
+        return Bfloat16Autocast("bf16-mixed", device_type)
+    levels = {"O1": Float16Autocast, "O2": Float16Weights}
+    if opt_level not in levels:
+        raise ValueError(f"opt_level={opt_level!r}, expected O0, O1, O2 or bf16")
+    return levels[opt_level](device_type, loss_scale)
+
+
+class Float32(Precision):
+    """O0: everything in float32."""
+
+    opt_level = "O0"
+    loss_scale = 1.0
+    skipped_steps = 0
+
+
+class Bfloat16Autocast(MixedPrecision):
+    """bf16: float32 weights, autocast to bfloat16, whose range needs no loss scale."""
+
+    opt_level = "bf16"
+    loss_scale = 1.0
+    skipped_steps = 0
+
+
+class FixedScale:
+    """A loss scale that stays: no overflow is looked for and no step is skipped, apex's meaning of a static scale.
+
+    It has the methods of ``torch.amp.GradScaler`` that a training step calls; that one has to grow.
+
+    Args:
+        value: The scale.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Multiply the loss."""
+        return loss * self.value
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """Divide the gradients of the optimizer's parameters in place."""
+        grads = [param.grad for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
+        torch._foreach_mul_(grads, 1 / self.value)
+
+    def step(self, optimizer: Optimizer, **kwargs: Any) -> Any:
+        """Step, whatever the gradients are."""
+        return optimizer.step(**kwargs)
+
+    def update(self) -> None:
+        """Stay."""
+
+
+class DynamicScale(GradScaler):
+    """Torch's scaler with apex's upper bound; counts the steps that it skips."""
+
+    skipped_steps = 0
+
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        """Double the scale after enough good steps, halve it after a skipped one."""
+        super().update(new_scale)
+        if self._scale is not None:
+            self._scale.clamp_(max=LARGEST_SCALE)
+
+    def _maybe_opt_step(self, optimizer: Optimizer, optimizer_state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if any(found.item() for found in optimizer_state["found_inf_per_device"].values()):
+            self.skipped_steps += 1
+            return None
+        return optimizer.step(*args, **kwargs)
+
+
+def _scaler(device_type: str, fixed: float | None, growth_interval: int) -> Any:
+    first = FIRST_SCALE if fixed is None else fixed
+    if device_type == "npu":
+        # Ascend chips that saturate instead of overflowing raise a flag, which only torch_npu's scaler reads.
+        from torch_npu.npu.amp import GradScaler as NpuGradScaler
+
+        if fixed is not None:
+            return NpuGradScaler(init_scale=first, dynamic=False)
+        bounded = type("NpuDynamicScale", (DynamicScale, NpuGradScaler), {})
+        return bounded(init_scale=first, growth_interval=growth_interval)
+    if fixed is not None:
+        return FixedScale(first)
+    return DynamicScale(device_type, init_scale=first, growth_interval=growth_interval)
+
+
+class Float16Autocast(MixedPrecision):
+    """O1: float32 weights, autocast to float16, scaled loss.
+
+    Args:
+        device_type: ``cpu``, ``cuda`` or ``npu``.
+        loss_scale: A number, or ``dynamic``: from 2^16, doubled after ``growth_interval`` good steps up to 2^24; a step
+            with a gradient that is no number is skipped and halves it.
+        growth_interval: Good steps in a row.
+    """
+
+    opt_level = "O1"
+    scaler: Any  # a GradScaler or a FixedScale
+
+    def __init__(self, device_type: str, loss_scale: float | str, growth_interval: int = GROWTH_INTERVAL) -> None:
+        self.fixed = None if loss_scale == "dynamic" else float(loss_scale)
+        self._skipped_before = 0  # in the earlier parts of a resumed run
+        super().__init__("16-mixed", device_type, _scaler(device_type, self.fixed, growth_interval))
+
+    @property
+    def loss_scale(self) -> float:
+        """The current scale; a dynamic one is read from the device."""
+        return self.scaler.get_scale() if self.fixed is None else self.fixed
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps skipped because of an overflow, since the run was begun."""
+        return self._skipped_before + getattr(self.scaler, "skipped_steps", 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: Lightning would file it by class, where another level does not look."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the scale, in plain values that do not depend on the kind of scaler."""
+        checkpoint[STATE_KEY] = {
+            "opt_level": self.opt_level,
+            "dynamic": self.fixed is None,
+            "loss_scale": self.loss_scale,
+            "good_steps": self.scaler._get_growth_tracker() if self.fixed is None else 0,
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with a dynamic scale; what else the checkpoint has gives way to the configuration, with a warning."""
+        saved = checkpoint.get(STATE_KEY, {"dynamic": False, "loss_scale": 1.0, "skipped_steps": 0})
+        self._skipped_before = saved["skipped_steps"] - getattr(self.scaler, "skipped_steps", 0)
+        if self.fixed is None and saved["dynamic"]:
+            state = {"scale": saved["loss_scale"], "_growth_tracker": saved["good_steps"]}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **state})
+        elif (self.fixed is None) != saved["dynamic"] or self.fixed != saved["loss_scale"]:
+            log.warning(
+                "the checkpoint's loss scale is %s%.10g; this run's is %s%.10g, as amp.loss_scale says",
+                "dynamic, at " if saved["dynamic"] else "", saved["loss_scale"],
+                "dynamic, from " if self.fixed is None else "", self.loss_scale,
+            )  # fmt: skip
+
+
+Masters = dict[nn.Parameter, nn.Parameter]  # of the float16 parameters
+
+
+class MasterWeights:
+    """The float32 originals of a module's float16 parameters.
+
+    All parameters of the module's children but BatchNorm's are rounded to float16 in place; buffers stay. Each child
+    with such parameters then takes floating-point tensors as float16 and returns them as float32. State dicts hold the
+    masters, and what is loaded goes into both.
+
+    Args:
+        module: The module. Parameters that are its own and not its children's stay float32.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.masters: Masters = {}
+        self._hooks: list[Any] = []
+        for child in module.children():
+            owners = [owner for owner in child.modules() if not isinstance(owner, _BatchNorm) and _own(owner)]
+            for owner in owners:
+                for param in _own(owner).values():
+                    if param not in self.masters:
+                        self.masters[param] = nn.Parameter(param.detach().float(), param.requires_grad)
+                        param.data = param.detach().half()
+                self._hooks.append(owner.register_state_dict_post_hook(partial(_save, self.masters)))
+                self._hooks.append(owner.register_load_state_dict_pre_hook(partial(_load, self.masters)))
+            if owners:
+                self._hooks.append(child.register_forward_pre_hook(_to_float16, with_kwargs=True))
+                self._hooks.append(child.register_forward_hook(_to_float32))
+
+    def settle(self) -> None:
+        """Move the masters to the parameters' device; in a group of processes take over those of the first."""
+        for param, master in self.masters.items():
+            master.data = master.data.to(param.device)
+        if self.masters and distributed.is_available() and distributed.is_initialized():
+            values = [master.data for master in self.masters.values()]
+            flat = torch.cat([value.flatten() for value in values])
+            distributed.broadcast(flat, src=0)
+            for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
+                value.copy_(part.view_as(value))
+
+    def take_gradients(self) -> None:
+        """Move the float16 gradients to the masters, as float32."""
+        for param, master in self.masters.items():
+            if param.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = param.grad.float()
+            else:  # zeros that a fused optimizer keeps, in a buffer that it steps on
+                master.grad.copy_(param.grad)
+            param.grad = None
+
+    @torch.no_grad()
+    def copy_to_module(self) -> None:
+        """Round the masters into the module."""
+        for param, master in self.masters.items():
+            param.copy_(master)
+
+    def restore(self) -> None:
+        """Make the module what it was: float32, without hooks."""
+        for hook in self._hooks:
+            hook.remove()
+        for param, master in self.masters.items():
+            param.grad = None
+            param.data = master.data = master.data.to(param.device)
+
+
+def _save(masters: Masters, owner: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name, param in _own(owner).items():
+        state_dict[prefix + name] = masters[param].detach()
+
+
+@torch.no_grad()
+def _load(masters: Masters, owner: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, param in _own(owner).items():
+        value = state_dict.get(prefix + name)
+        if value is not None and value.shape == param.shape:  # torch itself complains about others
+            masters[param].copy_(value)
+
+
+def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the floating-point parameters that are directly in the module."""
+    params = module.named_parameters(recurse=False, remove_duplicate=False)
+    return {name: param for name, param in params if param.is_floating_point()}
+
+
+def _cast(data: Any, dtype: torch.dtype) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, data)
+
+
+def _to_float16(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return _cast((args, kwargs), torch.float16)
+
+
+def _to_float32(module: nn.Module, args: Any, output: Any) -> Any:
+    return _cast(output, torch.float32)
+
+
+class Float16Weights(Float16Autocast):
+    """O2: float16 weights, float32 BatchNorm, scaled loss, and an optimizer that works on float32 masters.
+
+    Lightning's parameters stay what they are for the forward and backward pass, and for DDP, which reduces scaled
+    float16 gradients. Between setup and teardown the optimizer's groups hold the masters in their place.
+
+    Args:
+        device_type: ``cpu``, ``cuda`` or ``npu``.
+        loss_scale: As for O1.
+        growth_interval: As for O1.
+    """
+
+    opt_level = "O2"
+    _weights: MasterWeights | None = None
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Round the weights; what they are now, loaded or not, becomes the masters."""
+        self.teardown()
+        self._weights = MasterWeights(module)
+        return module
+
+    def connect(
+        self, model: nn.Module, optimizers: list[Optimizer], lr_schedulers: list[Any]
+    ) -> tuple[nn.Module, list[Optimizer], list[Any]]:
+        """Hand the masters to the optimizers, in the parameters' places, so that their states are those of O0."""
+        weights = cast(MasterWeights, self._weights)
+        weights.settle()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["params"] = [weights.masters.get(param, param) for param in group["params"]]
+        return model, optimizers, lr_schedulers
+
+    @contextmanager
+    def forward_context(self) -> Generator[None, None, None]:
+        """Compute in the dtypes of weights and inputs, without autocast."""
+        yield
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
+    ) -> Any:
+        """Step on the masters: their gradients are unscaled, looked at and clipped in float32."""
+        weights = cast(MasterWeights, self._weights)
+
+        def closure_on_masters() -> Any:
+            result = closure()
+            weights.take_gradients()
+            return result
+
+        result = super().optimizer_step(optimizer, model, closure_on_masters, **kwargs)
+        weights.copy_to_module()
+        return result
+
+    def teardown(self) -> None:
+        """Leave a float32 model behind."""
+        if self._weights is not None:
+            self._weights.restore()
+            self._weights = None
