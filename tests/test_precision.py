@@ -273,6 +273,15 @@ def test_overflow_under_a_fixed_scale_skips_nothing_and_ends_in_one_line(level, 
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_overflow_in_the_last_step_of_an_epoch_does_not_reach_the_checkpoint(level, net, batches, tmp_path):
+    keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    callbacks = (NonFiniteLoss(tmp_path, 1), keep)
+    with pytest.raises(UserError, match=r"^the weights became NaN or infinite by step 12, .*last.ckpt; try"):
+        fit(Task(net, spoiled={11}), LEVELS[level]("cpu", 128), batches, tmp_path, *callbacks, max_epochs=3)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_scale_doubles_after_good_steps_up_to_the_bound(level, net, batches, tmp_path):
     diary = Diary()
     plugin = LEVELS[level]("cpu", "dynamic", growth_interval=2)

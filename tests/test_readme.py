@@ -1,4 +1,4 @@
-"""What README says can be typed can be typed, and what it links to is there."""
+"""What README and the documents say can be typed can be typed, and what they link to is there."""
 
 import re
 import shlex
@@ -14,8 +14,10 @@ from icnet.config import DemoConfig, EvalConfig, ExportConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "demo": DemoConfig}
-COMMANDS = sorted({found.strip() for found in re.findall(r"python (?:train|eval|export|demo)\.py[^\n`#]*", README)})
+TEXT = "\n".join(PAGES.values())
+COMMANDS = sorted({found.strip() for found in re.findall(r"python (?:train|eval|export|demo)\.py[^\n`#]*", TEXT)})
 
 
 def single(word: str) -> list[str]:
@@ -49,9 +51,13 @@ def test_readme_shows_all_four_scripts_and_stays_short():
     assert len(README.splitlines()) < 200
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
-def test_link_leads_to_a_file(link):
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)],
+    ids=lambda value: value.name if isinstance(value, Path) else value,
+)
+def test_link_leads_to_a_file(page, link):
+    assert (page.parent / link).exists()
 
 
 def test_make_targets_of_the_readme_exist():
