@@ -585,7 +585,7 @@ def test_log_falls_silent_after_ten_skipped_steps(net, batches, tmp_path, caplog
     watch = MixedPrecisionLog()
     plugin = precision_plugin("O1", "dynamic", "cpu")
     fit(Task(net, spoiled=range(12)), plugin, batches * 2, tmp_path, watch)
-    warned = [record.message for record in caplog.records if record.name == "icnet.callbacks.amp"]
+    warned = [text for text in caplog.messages if " skipped: " in text]
     assert len(warned) == 10
     assert warned[-1].startswith("step 10 skipped: ")
     assert warned[-1].endswith("the loss scale is 64 now; further ones are only counted")

@@ -40,7 +40,7 @@ def report(simulation, tmp_path_factory):
             )  # fmt: skip
             outcomes: dict[str, set[str]] = {}
             for name, outcome in re.findall(
-                r"::(test_\w+)\S* (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", result.stdout
+                r"::(test_\w+)(?:\[.*\])? (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", result.stdout
             ):
                 outcomes.setdefault(name, set()).add(outcome)
             done[file] = outcomes, result.stdout[-20000:] + result.stderr[-4000:]
