@@ -39,7 +39,8 @@ def joined() -> Place | None:
     if "TORCHELASTIC_RUN_ID" in env:
         keys = ("RANK", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE")
         return Place(*(int(env[key]) for key in keys))
-    size = int(env.get("SLURM_NTASKS") or 1)
+    # Set by srun alone: in a batch script there are SLURM_PROCID and SLURM_NTASKS too, but nobody to join.
+    size = int(env.get("SLURM_STEP_NUM_TASKS") or 1)
     if "SLURM_PROCID" not in env or size == 1:
         return None  # a single task has the devices to itself and starts its own processes
     nodes = int(env.get("SLURM_STEP_NUM_NODES") or env.get("SLURM_NNODES") or 1)
@@ -72,7 +73,7 @@ def fit_to(place: Place, trainer: TrainerConfig, given: list[str]) -> None:
             what = "processes on each node" if key == "devices" else "nodes"
             raise UserError(
                 f"trainer.{key}={value}, but this process was started in a group of {found} {what}; "
-                "leave the key out, or start as many"
+                f"give trainer.{key}={found}, or start as many"
             )
 
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,18 +43,18 @@ PEER_SECONDS = 5
 waits for its device does not, and would go on waiting until the collective's own time limit."""
 STOP_SECONDS = 60
 """How long processes that were asked to stop may take to save, as long as none of them is missing."""
+HEEDED_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"  # the engine's
 TERMINATED = 128 + signal.SIGTERM  # the shell's convention; SaveOnRequestToStop ends with it
 
-_rendezvous: list[
-    Any
-] = []  # kept for a whole sweep: one node may come for the next job before another has left this one
+# Kept for a whole sweep: one node may come for the next job before another has left this one.
+_rendezvous: list[Any] = []
 
 
 def run(function: Callable[[Config], Result], config: Config, processes: int) -> Result | None:
     """Run a function here, or in several processes that form one group.
 
     Args:
-        function: A function at the top level of a module, called as ``function(config)`` in every process.
+        function: A function at the top level of a file, called as ``function(config)`` in every process.
         config: Its argument; pickled for other processes. ``trainer`` says on which nodes and devices and how often
             processes that died are started again, then with ``resume=auto`` if they left a checkpoint.
         processes: How many on this node. A single one on a single node without restarts runs in place; and so does
@@ -77,18 +78,25 @@ def run(function: Callable[[Config], Result], config: Config, processes: int) ->
     _check_nodes(trainer, about)
     if trainer.max_restarts:  # the engine's shared store would give new processes the addresses of those that died
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    methods = multiprocessing.get_all_start_methods()
+    if (
+        multiprocessing.get_start_method() not in methods
+    ):  # in a process of joblib's, whose own our processes do not know
+        multiprocessing.set_start_method(methods[0], force=True)
     with tempfile.TemporaryDirectory() as folder, _signals_given_back(), _quiet_terminal():
         level = logging.getLogger().level
         spec = WorkerSpec(
             role=about.job.name,
             local_world_size=processes,
             entrypoint=_process,
-            args=(function, config, about.job.name, Path(folder), level),
+            args=(function.__code__.co_filename, function.__name__, config, about.job.name, Path(folder), level),
             rdzv_handler=_meeting_place(trainer, about),
             max_restarts=trainer.max_restarts,
             monitor_interval=0.1,
         )
         agent = _Agent(spec, Path(folder), config)
+        if trainer.num_nodes > 1:
+            log.info("waiting for %d nodes at %s", trainer.num_nodes, trainer.rdzv_endpoint)
         try:
             result = agent.run()
         except SignalException as stop:
@@ -148,9 +156,15 @@ def _signals_given_back() -> Iterator[None]:
     known = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     }
+    # A signal that is ignored, as nohup has it, stays so.
+    heeded = ",".join(number.name for number, handler in known.items() if handler != signal.SIG_IGN)
+    before = os.environ.get(HEEDED_SIGNALS)
+    os.environ[HEEDED_SIGNALS] = before or heeded
     try:
         yield
     finally:
+        if before is None:
+            os.environ.pop(HEEDED_SIGNALS, None)
         for number, handler in known.items():
             signal.signal(number, handler)
 
@@ -275,9 +289,20 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
 
-def _process(function: Callable[[Config], Result], config: Config, job: str, folder: Path, level: int) -> Result:
+def _load(file: str, name: str) -> Callable[[Any], Any]:
+    """Find a function by the file that it stands in: a script's ``__main__`` is another one in a launcher's process."""
+    spec = spec_from_file_location("icnet_script", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be imported")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def _process(file: str, name: str, config: Config, job: str, folder: Path, level: int) -> Any:
     """Run in a process of a group: log into a file of its own, and leave a note if it ends before it is done."""
     os.setpgrp()  # Ctrl-C then reaches the parent alone, which passes it on once, as SIGTERM
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)  # for loaders, as in place
     place = group.joined() or group.Place()
     logging.basicConfig(level=level, format=group.LOG_FORMAT, handlers=[logging.StreamHandler(sys.stdout)])
     path = group.log_path(Path(config.output_dir), job, config.trainer.devices, place)
@@ -286,7 +311,7 @@ def _process(function: Callable[[Config], Result], config: Config, job: str, fol
         try:
             log.info("rank %d of %d is process %d", place.rank, place.size, os.getpid())
             _resume_after_restart(config)
-            return function(config)
+            return _load(file, name)(config)
         except Exception as error:
             write_error(error, stream)
             status, line = verdict(error) or (DEFECT, _first_line(error))

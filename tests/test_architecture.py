@@ -50,7 +50,9 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
+            if node.level:  # the one package that can be lifted out under another name
+                assert room(name_of(path)) == "icnet.npu", f"{path} imports relatively"
+                continue
             found.add(node.module)
             if node.module == "icnet":
                 found |= {f"icnet.{name.name}" for name in node.names if (ROOT / "icnet" / name.name).exists()

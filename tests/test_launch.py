@@ -126,6 +126,18 @@ def test_terminated_group_saves_in_mid_epoch_and_goes_on_from_there(words, undis
     assert_same_weights(undisturbed, tmp_path)
 
 
+def test_group_started_by_nohup_outlives_its_terminal(words, tmp_path):
+    def ignore_hangup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = train(
+        *words, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}", preexec_fn=ignore_hangup
+    )
+    wait_for("rank 1 of 2", tmp_path / "train_1.log", process)
+    process.send_signal(signal.SIGHUP)
+    ended(process)
+
+
 def test_ranks_of_torchrun_share_one_folder_and_train_like_ours(words, undisturbed, tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     ended(start(*torchrun, ROOT / "train.py", *words, "trainer=cpu_1p", cwd=tmp_path))
@@ -155,10 +167,10 @@ def test_two_nodes_train_like_two_processes_of_one(words, undisturbed, tmp_path)
 
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs hydra-joblib-launcher")
 def test_job_that_fails_in_another_process_fails_the_sweep(words, tmp_path):
-    command = ("-m", *words, "trainer=cpu_1p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
+    command = ("-m", *words, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = ended(train(*command, *parallel, "trainer.batch_size=1,7"), 2)
-    line = "has 6 samples but one step takes 7"
+    line = "has 6 samples but one step takes 14"
     assert (tmp_path / "1" / "error.txt").read_text().startswith("failed: ")
     assert [text for text in err.splitlines() if line in text][0].startswith("error: job 1: ")
     table = out[out.index("2 runs on street (synthetic)") :]
@@ -246,7 +258,15 @@ def test_configuration_takes_its_numbers_from_the_group():
 
 
 def test_slurm_step_of_several_tasks_is_joined_and_its_folder_named_after_it(monkeypatch):
-    step = {"NTASKS": 4, "PROCID": 3, "LOCALID": 1, "NODEID": 1, "STEP_NUM_NODES": 2, "JOB_ID": 77, "STEP_ID": 5}
+    step = {
+        "STEP_NUM_TASKS": 4,
+        "PROCID": 3,
+        "LOCALID": 1,
+        "NODEID": 1,
+        "STEP_NUM_NODES": 2,
+        "JOB_ID": 77,
+        "STEP_ID": 5,
+    }
     for key, value in step.items():
         monkeypatch.setenv(f"SLURM_{key}", str(value))
     place = group.joined()
@@ -254,8 +274,11 @@ def test_slurm_step_of_several_tasks_is_joined_and_its_folder_named_after_it(mon
     assert group.RunFolder(place, []).words == ["hydra.output_subdir=null", "hydra.run.dir=outputs/slurm_77_5"]
     assert group.RunFolder(group.Place(), ["hydra.run.dir=mine"]).words == []
     assert group.log_path(Path("run"), "train", [2, 3], place) == Path("run/train_node1_3.log")
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert group.joined() is None  # it starts its own processes
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert group.joined() is None  # a batch script is no step, and nobody waits for it
 
 
 @pytest.mark.parametrize(

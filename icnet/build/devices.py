@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from icnet import npu
@@ -102,6 +103,11 @@ def _strategy(trainer: TrainerConfig, bucket_view: bool) -> Strategy | str:
     if trainer.accelerator == "npu":
         return npu.NPUDDPStrategy(**options) if several else npu.SingleNPUStrategy()
     return DDPStrategy(**options) if several else "auto"
+
+
+def group_plugins(trainer: TrainerConfig) -> list[Any]:
+    """Keep a process that is alone from being taken for one of the tasks that a SLURM job was given."""
+    return [LightningEnvironment()] if world_size(trainer) == 1 else []
 
 
 def prepare_device(trainer: TrainerConfig) -> None:

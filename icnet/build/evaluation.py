@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
 from icnet.build.data import data_title
-from icnet.build.devices import device_arguments
+from icnet.build.devices import device_arguments, group_plugins
 from icnet.build.trainer import limit, trainer_arguments, validation_batches
 from icnet.config import DataConfig, EvalConfig
 from icnet.data.datamodule import SegmentationDataModule
@@ -97,6 +97,7 @@ def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trai
     return Trainer(
         **trainer_arguments(config.trainer),
         **device_arguments(config.trainer),
+        plugins=group_plugins(config.trainer),
         default_root_dir=config.output_dir,
         limit_test_batches=limit("val", config.trainer.limit_val_batches, batches),
         enable_model_summary=False,

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from icnet.build.data import batches_per_epoch, data_title
-from icnet.build.devices import device_arguments, device_type, world_size
+from icnet.build.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.callbacks.amp import MixedPrecisionLog
 from icnet.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.callbacks.best import BestCheckpoint
@@ -121,6 +121,7 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our scores are reduced by torchmetrics already
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
+    warnings.filterwarnings("ignore", message=".*dirpath has changed.*")  # bring_best_along sees to it
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its heir is not in torch 2.11
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
         logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
@@ -171,6 +172,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         logger=loggers(config),
         callbacks=callbacks(config, data.classes),
         plugins=[
+            *group_plugins(trainer),
             AtomicCheckpointIO(),
             precision_plugin(config.amp.opt_level, config.amp.loss_scale, device_type(trainer)),
         ],

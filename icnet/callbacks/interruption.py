@@ -15,6 +15,8 @@ from icnet.errors import UserError
 
 log = logging.getLogger(__name__)
 
+HELP = "try a smaller optim.lr, trainer.gradient_clip_val=10 or a longer scheduler.warmup_epochs"
+
 
 class NonFiniteLoss(Callback):
     """Stop at the first loss that is NaN or infinite, before any checkpoint can take up the damage.
@@ -30,7 +32,13 @@ class NonFiniteLoss(Callback):
     def __init__(self, checkpoints: Path, every_n_steps: int) -> None:
         self.checkpoints = checkpoints
         self.every_n_steps = every_n_steps
+        self._help = HELP
         self._pending: list[tuple[int, int, float, Tensor]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know what may be wrong."""
+        if getattr(trainer.precision_plugin, "fixed", None) is not None:
+            self._help = f"try amp.loss_scale=dynamic, or {HELP.removeprefix('try ')}"
 
     def on_train_batch_end(
         self,
@@ -61,8 +69,7 @@ class NonFiniteLoss(Callback):
         if not torch.stack([value.isfinite().all() for value in values]).all():
             raise UserError(
                 f"the weights became NaN or infinite by step {trainer.global_step}, so the run stopped; "
-                f"{self._last_good()}; "
-                "try a smaller optim.lr, trainer.gradient_clip_val=10 or, at amp=o1 and amp=o2, amp.loss_scale=dynamic"
+                f"{self._last_good()}; {self._help}"
             )
 
     def _last_good(self) -> str:
@@ -78,8 +85,7 @@ class NonFiniteLoss(Callback):
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss became {loss} at step {step} (epoch {epoch}, lr {lr:.4g}), so the run stopped; "
-                    f"{self._last_good()}; "
-                    "try a smaller optim.lr, trainer.gradient_clip_val=10 or a longer scheduler.warmup_epochs"
+                    f"{self._last_good()}; {self._help}"
                 )
 
 
@@ -89,9 +95,9 @@ class SaveOnRequestToStop(Callback):
     In the middle of a validation nothing is saved: half-counted scores could not be continued. The last checkpoint
     then is that of the epoch before, and a resumed run trains the epoch again, to the same weights.
 
-    Several processes get the signal at different places in their step. Lightning would send a message to the others
-    from inside the signal handler, where they may be waiting for gradients instead, and wait for ever or fail; so there
-    the handler takes a note, and after each step all ranks ask each other for one.
+    The handler only takes a note, and the run ends after a whole optimizer step: half-accumulated gradients are in no
+    checkpoint. Several processes get the signal at different places, so after each step they ask each other for a note;
+    Lightning's handler would send a message from where the others may be waiting for gradients, and wait for ever.
 
     Args:
         checkpoints: Folder of the run's checkpoints.
@@ -103,8 +109,9 @@ class SaveOnRequestToStop(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the note in the place of Lightning's handler, before it is registered."""
-        if trainer.world_size > 1:
-            trainer._signal_connector._sigterm_notifier_fn = self._note  # type: ignore[assignment, method-assign]
+        connector = trainer._signal_connector
+        assert hasattr(connector, "_sigterm_notifier_fn"), "Lightning has renamed its handler of SIGTERM"  # noqa: S101
+        connector._sigterm_notifier_fn = self._note  # type: ignore[assignment, method-assign]
 
     def _note(self, *_: Any) -> None:
         self._asked = True
@@ -118,7 +125,10 @@ class SaveOnRequestToStop(Callback):
         batch_idx: int,
     ) -> None:
         """Stop all ranks after the same step."""
-        if trainer.world_size == 1 or trainer.is_last_batch:  # an epoch's validation would count the ranks' shares
+        if trainer.is_last_batch:
+            if trainer.world_size > 1:  # the validation that follows would count the ranks' shares
+                return
+        elif (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         # Costs no wait for the device: Lightning's own question follows at once, at the start of the next step.
         if trainer.strategy.reduce_boolean_decision(self._asked, all=False):

@@ -73,5 +73,6 @@ def choose_device(name: str) -> torch.device:
         return torch.device(here[0] if here else "cpu")
     known = kind in ("cpu", *here) and (not index or index.isdecimal())
     if not known or (index and kind != "cpu" and int(index) >= getattr(torch, kind).device_count()):
-        raise UserError(f"device={name} is not available here; give one of auto, {', '.join((*here, 'cpu'))}")
+        count = f", {kind}:0 to {kind}:{getattr(torch, kind).device_count() - 1}" if kind in here else ""
+        raise UserError(f"device={name} is not available here; give one of auto, {', '.join((*here, 'cpu'))}{count}")
     return torch.device(name)

@@ -3,6 +3,7 @@
 import copy
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,16 @@ class TorchSegmenter(Segmenter):
         self.normalizer = copy.deepcopy(normalizer)
         self.eval().requires_grad_(False)
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "TorchSegmenter":
+        super()._apply(fn, recurse)
+        if next(self.net.parameters()).device.type not in ("cpu", "cuda"):  # NPUs choose their own layout
+            self.net.to(memory_format=torch.contiguous_format)
+        return self
+
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Tensor:
         """Segment; see the base class for shapes."""
-        if image.device.type in ("cpu", "cuda"):  # NPUs choose their own layout
+        if image.device.type in ("cpu", "cuda"):
             image = image.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.net(self.normalizer(image))
         return logits

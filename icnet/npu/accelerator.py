@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from icnet.npu.runtime import NPUUnavailable, device_count
+from .runtime import NPUUnavailable, device_count
 
 
 class NPUAccelerator(Accelerator):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import MutableMapping
@@ -86,7 +87,8 @@ def devices_found() -> int:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
     except (OSError, subprocess.SubprocessError):
         return 0
-    return int(found.stdout.rsplit("devices:", 1)[-1])
+    count = re.search(r"devices: (\d+)", found.stdout)
+    return int(count[1]) if count else 0
 
 
 def _explain(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """Lightning's strategies for one NPU and for several joined by HCCL."""
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch.distributed import ReduceOp
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
+WATCHDOG_SECONDS = 600  # beyond HCCL's own limit, so that HCCL tells first what it waited for
 RNG_KEY = "npu_rng_states"
 """Key in checkpoints: one uint8 tensor per rank, the state of the random numbers of its NPU."""
 
@@ -22,11 +25,12 @@ class _KeepsRandomState(Strategy):
         """Add the states of all ranks; called on every rank."""
         from torch_npu import npu
 
-        states: list[Any] = [npu.get_rng_state(self.root_device).cpu()]
+        states: list[Any] = [npu.get_rng_state(self.root_device).tolist()]
         if distributed.is_initialized():
-            own, states = states[0], [None] * distributed.get_world_size()
-            distributed.all_gather_object(states, own)
-        super().save_checkpoint({**checkpoint, RNG_KEY: states}, filepath, storage_options)
+            own, states = bytes(states[0]), [None] * distributed.get_world_size()
+            distributed.all_gather_object(states, own)  # not as tensors: torch_npu warns of pickled ones
+        tensors = [torch.tensor(list(state), dtype=torch.uint8) for state in states]
+        super().save_checkpoint({**checkpoint, RNG_KEY: tensors}, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Restore this rank's state if the checkpoint has one."""
@@ -67,11 +71,19 @@ class NPUDDPStrategy(_KeepsRandomState, DDPStrategy):
 
     Args:
         **kwargs: Of ``DDPStrategy`` and ``DistributedDataParallel``.
+
+    Raises:
+        MisconfigurationException: If a communication hook is given: Lightning registers them on GPUs only.
     """
 
     strategy_name = "npu_ddp"
 
     def __init__(self, **kwargs: Any) -> None:
+        if any(name.startswith("ddp_comm_") for name in kwargs):
+            raise MisconfigurationException(f"{type(self).__name__} has no communication hooks; leave ddp_comm_* out")
+        seconds = int(os.environ.get("HCCL_EXEC_TIMEOUT") or 0)
+        if seconds:  # torch's own watchdog, at 30 minutes, would not let HCCL wait as long as it was told
+            kwargs.setdefault("timeout", timedelta(seconds=seconds + WATCHDOG_SECONDS))
         super().__init__(**{"process_group_backend": "hccl", **kwargs})
 
     def _setup_model(self, model: Module) -> DistributedDataParallel:
@@ -86,24 +98,24 @@ class NPUDDPStrategy(_KeepsRandomState, DDPStrategy):
     def reduce(
         self, tensor: Tensor | Any, group: Any | None = None, reduce_op: ReduceOp | str | None = "mean"
     ) -> Tensor | Any:
-        """Reduce a tensor over all ranks.
+        """Reduce a tensor over all ranks, in place where Lightning does.
 
         Lightning would ask HCCL for averages, which it forms by an in-place division: an error for integers. So the
         mean is a sum, divided afterwards.
 
         Args:
-            tensor: Any shape; reduced in place for sums and the like. Other things are returned as they are.
+            tensor: Any shape. Other things are returned as they are.
             group: The ranks; None for all.
-            reduce_op: ``"mean"``, ``"avg"`` or None for the mean (floating point), ``"sum"``, ``"max"`` and so on, or
-                a ``ReduceOp``.
+            reduce_op: ``"mean"`` or ``"avg"``, with which an integer tensor is left alone and the mean returned as
+                floating point; ``"sum"``, ``"max"`` and so on; or a ``ReduceOp``.
         """
-        if not isinstance(tensor, Tensor) or not distributed.is_initialized():
-            return tensor
-        name = reduce_op.lower() if isinstance(reduce_op, str) else reduce_op
-        if name not in {"mean", "avg", None, ReduceOp.AVG}:
+        mean = reduce_op == ReduceOp.AVG or (isinstance(reduce_op, str) and reduce_op.lower() in {"mean", "avg"})
+        if not mean or not isinstance(tensor, Tensor) or not distributed.is_initialized():
             return super().reduce(tensor, group, reduce_op)
-        total = super().reduce(tensor, group, "sum")
-        return total / distributed.get_world_size(group)
+        ranks = distributed.get_world_size(group)
+        if tensor.is_floating_point():
+            return super().reduce(tensor, group, "sum").div_(ranks)
+        return super().reduce(tensor.clone(), group, "sum") / ranks
 
     def teardown(self) -> None:
         """Leave the group of processes; torch does so by itself for NCCL only."""

@@ -139,6 +139,21 @@ def test_auto_finds_the_npus_first():
     assert isinstance(arguments["strategy"], npu.NPUDDPStrategy | npu.SingleNPUStrategy)
 
 
+def test_communication_hooks_are_refused_instead_of_ignored():
+    with pytest.raises(MisconfigurationException, match="no communication hooks"):
+        npu.NPUDDPStrategy(ddp_comm_hook=print)
+
+
+def test_deployed_weights_lie_as_npus_want_them():
+    from icnet.data.labels import CITYSCAPES_CLASSES
+    from icnet.deploy.segmenter import TorchSegmenter
+    from icnet.models.icnet import ICNet
+    from icnet.models.modules import ImageNormalizer
+
+    segmenter = TorchSegmenter(ICNet(19, "resnet18"), ImageNormalizer(), CITYSCAPES_CLASSES).to("npu:0")
+    assert all(parameter.is_contiguous() for parameter in segmenter.net.parameters())
+
+
 def test_bfloat16_is_refused_with_the_reason():
     with pytest.raises(UserError, match="BatchNorm"):
         precision_plugin("bf16", 1, "npu")

@@ -50,7 +50,7 @@ static long number_from_environment(const char *name, long fallback) {
     return text != NULL && *text != '\0' ? strtol(text, NULL, 10) : fallback;
 }
 
-/* SIMULATED_NPUS, or as many of ASCEND_RT_VISIBLE_DEVICES as are valid and ascending before the first that is not. */
+/* SIMULATED_NPUS, or the number of ASCEND_RT_VISIBLE_DEVICES; 0 if they are not all valid and ascending. */
 static uint32_t device_count(void) {
     long present = number_from_environment("SIMULATED_NPUS", 8);
     if (present < 0) present = 0;
