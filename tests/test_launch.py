@@ -170,7 +170,7 @@ def test_job_that_fails_in_another_process_fails_the_sweep(words, tmp_path):
     command = ("-m", *words, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = ended(train(*command, *parallel, "trainer.batch_size=1,7"), 2)
-    line = "has 6 samples but one step takes 14"
+    line = "has 6 samples but one step takes 7"
     assert (tmp_path / "1" / "error.txt").read_text().startswith("failed: ")
     assert [text for text in err.splitlines() if line in text][0].startswith("error: job 1: ")
     table = out[out.index("2 runs on street (synthetic)") :]
