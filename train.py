@@ -9,6 +9,10 @@ def main(config: TrainConfig) -> float | None:
     """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
     from icnet import build, launch
 
+    done = build.finished_results(config)
+    if done:
+        print(f"{config.output_dir} is done already (skip_finished=false to train it again)")
+        return done["best_miou"]
     build.prepare_data(config.data)
     return launch.run(fit, config, build.process_count(config.trainer))
 

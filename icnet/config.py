@@ -231,7 +231,7 @@ class TrainerConfig:
     batch_size: int = 7  # per device; data.batch_size follows it
     max_epochs: int = 200
     max_steps: int = -1  # optimizer steps; -1 = no bound
-    val_every_n_epochs: int = 1
+    val_every_n_epochs: int = 1  # 0 = the published rhythm: see PublishedRhythm
     log_every_n_steps: int = 10
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 0.0  # largest norm of the gradient; 0 = off
@@ -245,10 +245,11 @@ class TrainerConfig:
         """Check ranges."""
         _choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "npu"))
         _check_devices(self.devices)
+        _at_least("trainer.val_every_n_epochs", self.val_every_n_epochs, 0)
         _at_least("trainer.num_nodes", self.num_nodes, 1)
         _at_least("trainer.max_restarts", self.max_restarts, 0)
         _check_endpoint(self.rdzv_endpoint)
-        for key in ("batch_size", "max_epochs", "val_every_n_epochs", "log_every_n_steps", "accumulate_grad_batches"):
+        for key in ("batch_size", "max_epochs", "log_every_n_steps", "accumulate_grad_batches"):
             _at_least(f"trainer.{key}", getattr(self, key), 1)
         if self.max_steps != -1 and self.max_steps < 1:
             raise UserError(f"trainer.max_steps={self.max_steps} is out of range; give a number from 1, or -1 for all")
@@ -289,12 +290,16 @@ class CallbackConfig:
     early_stop_patience: int = 0  # validations without a better val/miou before the run stops; 0 = off
     device_stats: bool = False  # log memory and utilization of the device
     throughput_warmup_steps: int = 10  # steps left out of images/s
+    throughput_exact: bool = False  # wait for the device after every step, so that each can be timed
+    result_files: str | None = None  # perf | acc: also write the described system's result files
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for key in ("checkpoint_every_n_steps", "pictures", "early_stop_patience", "throughput_warmup_steps"):
             _at_least(f"callbacks.{key}", getattr(self, key), 0)
         _below_one("callbacks.ema_decay", self.ema_decay)
+        if self.result_files is not None:
+            _choose("callbacks.result_files", self.result_files, ("perf", "acc"))
 
 
 @dataclass
@@ -322,7 +327,10 @@ class TrainConfig:
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     logger: LoggerConfig = MISSING
     seed: int = 1
-    resume: str | None = None  # PATH of a checkpoint, or auto
+    resume: str | None = (
+        None  # PATH of a checkpoint; here = this folder's, if it has one; auto = also one like this run's
+    )
+    skip_finished: bool = False  # do nothing where the folder holds this run's result already; for sweeps begun again
     output_dir: str = MISSING  # this run's folder
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from icnet.errors import UserError
 from icnet.models.icnet import ICNet
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = ("amp", "data", "experiment", "logger", "loss", "model", "optim", "scheduler", "trainer")
+GROUPS = ("amp", "data", "experiment", "hparams", "logger", "loss", "model", "optim", "scheduler", "trainer")
 OPTIONS = [
     (group, path.stem)
     for group in GROUPS
@@ -67,6 +67,6 @@ def test_experiments_are_short_diffs_headed_by_their_command():
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         lines = path.read_text().splitlines()
         assert lines[0] == "# @package _global_"
-        assert lines[1].startswith(f"# python train.py experiment={path.stem}")
+        assert lines[1].replace(" -m ", " ").startswith(f"# python train.py experiment={path.stem} ")
         keys = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         assert len(keys) <= 20, path

@@ -1,5 +1,6 @@
 """From configuration to network, loss, optimizer, and the task that holds them; where training goes on from."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from icnet.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
+LENGTH = ("batch_size", "max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")  # of a run
 DESCRIBED = ("data", "loss", "optim", "scheduler", "amp")  # the groups that a checkpoint tells about, beside its model
 
 
@@ -148,8 +150,9 @@ def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
     """Find and check the checkpoint to go on from.
 
     Args:
-        config: Of this run. ``resume`` is a path; None to start anew; or ``auto`` for ``last.ckpt`` in this run's
-            folder, or else the newest below outputs/ that was made with the same model, data, loss, optimizer and seed.
+        config: Of this run. ``resume`` is a path; None to start anew; ``here`` for ``last.ckpt`` in this run's folder,
+            if there is one of the same configuration; ``auto`` for that one whatever was changed since, or else the
+            newest below outputs/ that was made with the same model, data, loss, optimizer and seed.
         num_classes: Of this run's data.
 
     Raises:
@@ -164,7 +167,9 @@ def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
                 "folder with hydra.run.dir=PATH"
             )
         return None
-    if config.resume == "auto":
+    if config.resume == "here" and not own.exists():
+        return None
+    if config.resume in {"auto", "here"}:
         path = own if own.exists() else _newest_like(config)
         if path is None:
             log.info("resume=auto: no last.ckpt of this configuration here or below outputs/: the run starts anew")
@@ -188,12 +193,39 @@ def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
         )
     log.info("going on from %s", path)
     changed = changes(checkpoint.meta, config)
+    if changed and config.resume == "here":
+        raise _another_run(config, changed)
     if changed:
         log.warning(
             "not what the run was begun with: %s; the optimizer and its schedule go on as the checkpoint has them",
             ", ".join(changed),
         )
     return path
+
+
+def finished_results(config: TrainConfig) -> dict[str, Any] | None:
+    """Return the results of this very run if its folder holds them and ``skip_finished`` is set.
+
+    Raises:
+        UserError: If the folder holds the results of a run with another configuration.
+    """
+    path = Path(config.output_dir) / "results.json"
+    if not config.skip_finished or not path.exists():
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    before, now = results["config"]["trainer"], asdict(config.trainer)
+    changed = changes(results["config"], config)
+    changed += [f"trainer.{key} was {before.get(key)}, is {now[key]}" for key in LENGTH if before.get(key) != now[key]]
+    if changed:
+        raise _another_run(config, changed)
+    return results if results["status"] == "done" else None
+
+
+def _another_run(config: TrainConfig, changed: list[str]) -> UserError:
+    return UserError(
+        f"{config.output_dir} holds a run of another configuration ({changed[0]}{', ...' if changed[1:] else ''}); "
+        "choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
+    )
 
 
 def _newest_like(config: TrainConfig) -> Path | None:

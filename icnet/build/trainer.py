@@ -26,7 +26,9 @@ from icnet.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.callbacks.best import BestCheckpoint
 from icnet.callbacks.interruption import NonFiniteLoss, SaveOnRequestToStop
 from icnet.callbacks.pictures import ValidationPictures
+from icnet.callbacks.result_files import ResultFiles
 from icnet.callbacks.results import TrainingResults
+from icnet.callbacks.rhythm import PublishedRhythm
 from icnet.callbacks.throughput import Throughput
 from icnet.checkpoint_io import AtomicCheckpointIO
 from icnet.config import TrainConfig, TrainerConfig
@@ -81,11 +83,15 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     built: list[Callback] = [
         NonFiniteLoss(checkpoints, trainer.log_every_n_steps),
         SharedBatchNormStatistics(),
-        Throughput(wanted.throughput_warmup_steps),
+        Throughput(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
         LearningRateMonitor(),
         MixedPrecisionLog(),
         TrainingResults(run / "results.json", about),
     ]
+    if wanted.result_files:
+        built.append(ResultFiles(run, wanted.result_files, config.data.batch_size, trainer.log_every_n_steps))
+    if not trainer.val_every_n_epochs:
+        built.append(PublishedRhythm())
     if wanted.pictures:
         built.append(ValidationPictures(run / "pictures", wanted.pictures, classes))
     if wanted.device_stats:
@@ -161,7 +167,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         default_root_dir=config.output_dir,
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
-        check_val_every_n_epoch=trainer.val_every_n_epochs,
+        check_val_every_n_epoch=trainer.val_every_n_epochs or 1,  # 0: PublishedRhythm sets it
         log_every_n_steps=trainer.log_every_n_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,

@@ -41,7 +41,7 @@ class TrainingResults(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the history in the checkpoint."""
-        return {"history": self.history, "seconds": self._seconds(), "latest": self._latest}
+        return {"history": self.history, "seconds": self.seconds, "latest": self._latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a resumed run's history."""
@@ -106,7 +106,15 @@ class TrainingResults(Callback):
             speed = next((callback.images_per_s for callback in callbacks if isinstance(callback, Throughput)), None)
             self._latest = {"train_loss": self._loss.item(), "images_per_s": speed}
 
-    def _seconds(self) -> float:
+    @staticmethod
+    def _performance(trainer: Trainer) -> dict[str, Any]:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        speed = next((callback for callback in callbacks if isinstance(callback, Throughput)), None)
+        return speed.summary(trainer.strategy.root_device) if speed else {}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run has taken, those of its earlier parts included."""
         return self._trained + time.time() - self._started
 
     def _write(self, trainer: Trainer, status: str) -> None:
@@ -126,7 +134,8 @@ class TrainingResults(Callback):
                 **self._latest,
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
-                "seconds": round(self._seconds(), 1),
+                "seconds": round(self.seconds, 1),
+                "performance": self._performance(trainer),
                 "devices": trainer.world_size,
                 **{
                     key: getattr(trainer.precision_plugin, key, None)

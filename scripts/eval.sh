@@ -1,0 +1,2 @@
+#!/usr/bin/env bash
+exec "$(dirname "$0")/run.sh" eval.py trainer=npu_1p save_pictures=true -- "$@"

@@ -1,0 +1,154 @@
+"""The run modes of the published system: whole trainings, speed, its tables and its script names."""
+
+import csv
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from icnet.callbacks import throughput
+from icnet.callbacks.rhythm import PublishedRhythm
+from icnet.callbacks.throughput import Throughput
+from icnet.models.checkpoints import load_file
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED_KEYS = [
+    "Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "ActualFPS", "TrainingTime", "TrainAccuracy",
+    "ActualLoss", "E2ETrainingTime",
+]  # fmt: skip
+
+
+def results(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+def lines(path: Path) -> dict[str, str]:
+    return dict(line.split(" = ") for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(8, [*range(5, 181, 5), *range(181, 201)]), (1, [*range(1, 201)])])
+def test_published_rhythm_of_validations(devices, expected):
+    trainer = SimpleNamespace(max_epochs=200, world_size=devices, check_val_every_n_epoch=1)
+    validated = []
+    for epoch in range(200):
+        trainer.current_epoch = epoch
+        PublishedRhythm().on_train_epoch_start(trainer, None)
+        if (epoch + 1) % trainer.check_val_every_n_epoch == 0:  # Lightning's rule
+            validated.append(epoch + 1)
+    assert validated == expected
+
+
+def test_throughput_counts_loading_and_leaves_out_warm_up_and_validation(monkeypatch, caplog):
+    now = iter([0.0, 100.0, 101.0, 103.0, 103.0, 104.0, 105.0, 107.0, 200.0, 202.0, 203.0])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(now))
+    module = SimpleNamespace(device=torch.device("cpu"), log=lambda *_, **__: None)
+    trainer = SimpleNamespace(world_size=2)
+    batch = {"image": torch.zeros(4, 1)}
+    speed = Throughput(warmup_steps=1)
+    speed.on_train_start(trainer, module)  # at 0
+    speed.on_train_epoch_start(trainer, module)  # at 100
+    for _ in range(3):  # batch there at 101, 103, 105: step done at 103, 104, 107
+        speed.on_train_batch_start(trainer, module, batch, 0)
+        speed.on_train_batch_end(trainer, module, None, batch, 0)
+    speed.on_train_epoch_start(trainer, module)  # at 200, after a validation
+    speed.on_train_batch_start(trainer, module, batch, 0)  # at 202
+    speed.on_train_batch_end(trainer, module, None, batch, 0)  # at 203
+    # The first step is warm-up. The others took 1, 3 and 3 seconds, of which 0, 1 and 2 were waiting.
+    found = speed.summary(module.device)
+    assert found["steps"] == 3
+    assert found["images_per_s"] == pytest.approx(3 * 4 * 2 / 7)
+    assert found["step_ms"] == pytest.approx({"mean": 7000 / 3, "median": 3000, "p10": 1400, "p90": 3000})
+    assert found["data_wait_share"] == pytest.approx(3 / 7)
+    speed.on_train_end(trainer, module)
+    assert "43 % of the training time went into waiting for data; more data.workers" in caplog.text
+
+
+def test_performance_run_measures_and_writes_the_published_files(small, script, tmp_path):
+    steps = ("trainer.max_steps=6", "callbacks.throughput_warmup_steps=2", "trainer.log_every_n_steps=1")
+    done = script("train", *small, "experiment=performance", *steps, f"hydra.run.dir={tmp_path}")
+    assert done.status == 0, done.err
+    found = results(tmp_path)
+    assert found["history"] == []  # no validation
+    speed = found["performance"]
+    assert speed["steps"] == 4
+    assert speed["step_ms"]["p10"] <= speed["step_ms"]["median"] <= speed["step_ms"]["p90"]
+    assert speed["images_per_s"] == pytest.approx(2 * 1000 / speed["step_ms"]["mean"])
+    assert speed["peak_memory_mb"] > 100
+    told = lines(tmp_path / "ICNet_bs2_1p_perf.log")
+    assert list(told) == PUBLISHED_KEYS
+    assert (told["RankSize"], told["BatchSize"], told["CaseName"]) == ("1", "2", "ICNet_bs2_1p_perf")
+    assert float(told["ActualFPS"]) == pytest.approx(speed["images_per_s"], abs=0.006)
+    assert float(told["TrainingTime"]) == pytest.approx(speed["step_ms"]["mean"], abs=0.006)
+    assert told["TrainAccuracy"] == ""
+    losses = [float(line) for line in (tmp_path / "ICNet_bs2_1p_perf_loss.txt").read_text().splitlines()]
+    rows = csv.DictReader((tmp_path / "csv" / "metrics.csv").open())
+    assert losses == pytest.approx([float(row["train/loss"]) for row in rows if row["train/loss"]], abs=1e-4)
+    assert float(told["ActualLoss"]) == losses[-1]
+
+
+def test_table_runs_its_rows_goes_on_and_refuses_another_configuration(small, process, tmp_path):
+    words = [word for word in small if not word.startswith(("optim.lr", "trainer=", "trainer.batch_size"))]
+    trial = (
+        "-m", "experiment=table_gpu_8p", *words, "trainer=cpu_2p", "trainer.batch_size=1", "trainer.max_epochs=1",
+        "callbacks.pictures=0", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    first = process("train", *trial)
+    assert first.status == 0, first.err
+    rows = {run.name: run for run in tmp_path.iterdir() if run.is_dir()}
+    assert set(rows) == {path.stem for path in (ROOT / "conf" / "hparams").glob("gpu_*.yaml")}
+    inside = {}
+    for name, run in rows.items():  # what was in force, from what the run left
+        saved = load_file(run / "checkpoints" / "last.ckpt")
+        groups = saved["optimizer_states"][0]["param_groups"]
+        (lr,) = {group["initial_lr"] for group in groups}
+        inside[name] = (lr, saved["amp"]["loss_scale"], saved["amp"]["opt_level"], results(run)["devices"])
+    assert inside == {
+        "gpu_lr0.06_s128_o1": (0.06, 128, "O1", 2),
+        "gpu_lr0.08_s128_o1": (0.08, 128, "O1", 2),
+        "gpu_lr0.1_s128_o1": (0.1, 128, "O1", 2),
+        "gpu_lr0.08_s128_o2": (0.08, 128, "O2", 2),
+    }
+    for name, run in rows.items():
+        told = lines(run / "ICNet_bs2_2p_acc.log")
+        assert told["TrainAccuracy"] == f"{100 * results(run)['history'][-1]['miou_running_mean']:.2f}", name
+    before = {name: (run / "results.json").read_bytes() for name, run in rows.items()}
+    again = process("train", *trial)
+    assert again.status == 0, again.err
+    assert again.out.count("is done already") == 4
+    assert {name: (run / "results.json").read_bytes() for name, run in rows.items()} == before
+    other = process("train", *trial, "hparams=gpu_lr0.06_s128_o1", "trainer.max_epochs=2")
+    assert other.status == 2
+    assert "holds a run of another configuration (trainer.max_epochs was 1, is 2)" in other.err
+    assert {name: (run / "results.json").read_bytes() for name, run in rows.items()} == before
+
+
+def test_script_names_of_the_described_system(tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    fake.chmod(0o755)
+    expected = {
+        "train_full_1p.sh": ("train.py", "experiment=full", "trainer=npu_1p"),
+        "train_full_8p.sh": ("train.py", "experiment=full", "trainer=npu_8p", "optim.lr=0.1"),
+        "train_performance_1p.sh": ("train.py", "experiment=performance", "trainer=npu_1p"),
+        "train_performance_8p.sh": ("train.py", "experiment=performance", "trainer=npu_8p", "optim.lr=0.1"),
+        "train_eval_8p.sh": ("eval.py", "trainer=npu_8p"),
+        "train_1p.sh": ("train.py", "experiment=full", "trainer=npu_1p"),
+        "train_8p.sh": ("train.py", "experiment=full", "trainer=npu_8p", "optim.lr=0.1"),
+        "eval.sh": ("eval.py", "trainer=npu_1p", "save_pictures=true"),
+    }
+    assert {path.name for path in (ROOT / "scripts").glob("*.sh")} == {*expected, "run.sh"}
+    for name, (script, *words) in expected.items():
+        done = subprocess.run(
+            ["bash", ROOT / "scripts" / name, "--data_path=/data/city scapes", "optim.lr=0.2"],
+            capture_output=True, text=True, check=True, env={**os.environ, "PYTHON": str(fake)},
+        )  # fmt: skip
+        assert done.stdout.splitlines() == [str(ROOT / script), *words, "data.root=/data/city scapes", "optim.lr=0.2"]
+    wrong = subprocess.run(
+        ["bash", ROOT / "scripts" / "eval.sh", "--data=x"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2
+    assert "--data=x is unknown; give --data_path=FOLDER" in wrong.stderr
