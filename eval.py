@@ -25,6 +25,7 @@ def evaluate(config: EvalConfig) -> float | None:
     import torch
 
     from icnet import build, evaluation
+    from icnet.report import leave_report
     from icnet.results import environment, write_results
 
     data = build.evaluation_data(config)
@@ -41,7 +42,8 @@ def evaluate(config: EvalConfig) -> float | None:
     evaluation.draw_confusion(run / "confusion.png", torch.tensor(task.scores["confusion"]), module.classes, title)
     about = build.evaluation_about(config, data, task.segmenter)
     write_results(run / "results.json", {**about, **task.scores, **environment(trainer.strategy.root_device)})
-    print(f"results.json, iou.csv and confusion.png are in {run}")
+    leave_report(run)
+    print(f"report.html, results.json, iou.csv and confusion.png are in {run}")
     return task.scores["miou"]
 
 

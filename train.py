@@ -25,6 +25,7 @@ def fit(config: TrainConfig) -> float | None:
     from lightning.pytorch import seed_everything
 
     from icnet import build
+    from icnet.report import leave_report
 
     seed_everything(config.seed, verbose=False)
     build.prepare_device(config.trainer)
@@ -38,10 +39,11 @@ def fit(config: TrainConfig) -> float | None:
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:
         return None
+    leave_report(run)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     best = results["best_miou"]
     scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results['best_epoch']}"
-    print(f"{results['data']}: {scored}; everything of this run is in {run}")
+    print(f"{results['data']}: {scored}; everything of this run is in {run}, report.html first")
     return best
 
 

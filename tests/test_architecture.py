@@ -29,7 +29,7 @@ BELOW = {
     },
     "icnet.deploy": {"icnet", "icnet.data", "icnet.errors", "icnet.models", "icnet.npu", "icnet.pictures"},
     "icnet.evaluation": {"icnet.data", "icnet.deploy", "icnet.errors", "icnet.metrics", "icnet.pictures"},
-    "icnet.report": set(),
+    "icnet.report": {"icnet.config", "icnet.data", "icnet.errors"},
     "icnet.config": {"icnet.errors"},
     "icnet.group": {"icnet.config", "icnet.errors"},
     "icnet.command": {"icnet.errors", "icnet.group"},

@@ -42,7 +42,14 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 def test_run_folder_holds_everything_of_the_run(trained):
-    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json", "csv/metrics.csv", "train_0.log"):
+    for path in (
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "results.json",
+        "csv/metrics.csv",
+        "train_0.log",
+        "report.html",
+    ):
         assert (trained / path).is_file(), path
     assert (trained / ".hydra" / "config.yaml").is_file()
     assert len(list((trained / "pictures").glob("*.jpg"))) == 2  # one image in each of two validations

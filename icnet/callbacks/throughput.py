@@ -87,17 +87,18 @@ class Throughput(Callback):
             device: Whose memory is asked for.
 
         Returns:
-            ``images_per_s``; ``steps`` that counted; ``step_ms`` with ``mean``, ``median``, ``p10`` and ``p90``;
-            ``data_wait_share`` (0-1); ``peak_memory_mb`` of the device, on a CPU of the process. Without a step after
-            the warm-up only ``steps`` and ``peak_memory_mb``.
+            ``images_per_s``; ``steps`` that counted; ``step_ms_mean``, ``step_ms_median``, ``step_ms_p10`` and
+            ``step_ms_p90``; ``data_wait_share`` (0-1); ``peak_memory_mb`` of the device, on a CPU of the process.
+            Without a step after the warm-up only ``steps`` and ``peak_memory_mb``.
         """
         found: dict[str, Any] = {"steps": len(self._steps), "peak_memory_mb": _peak_memory(device) / 2**20}
         if self._steps:
             times = 1000 * torch.tensor(self._steps, dtype=torch.float64)
-            quantiles = dict(zip(("p10", "median", "p90"), times.quantile(_QUANTILES).tolist(), strict=True))
+            names = ("step_ms_p10", "step_ms_median", "step_ms_p90")
             found |= {
                 "images_per_s": self.images_per_s,
-                "step_ms": {"mean": times.mean().item(), **quantiles},
+                "step_ms_mean": times.mean().item(),
+                **dict(zip(names, times.quantile(_QUANTILES).tolist(), strict=True)),
                 "data_wait_share": sum(self._waits) / sum(self._steps),
             }
         return found

@@ -1,0 +1,82 @@
+"""Pictures as part of a page."""
+
+import base64
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+BUDGET = 2_700_000  # bytes of all pictures of a page; a third more as text, within 5 MB with the rest
+WIDTHS = (1800, 1440, 1200, 960, 720, 480)  # pixels, tried in turn
+MOST = 6  # pictures of a page
+EXTREMES = Path("pictures", "extremes")
+"""Folder of ``best_1_NAME.jpg`` to ``worst_3_NAME.jpg``; ``extremes.json`` there maps file names to mIoU (0-1)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to show: its data URI, its size in pixels, what it shows, and the image's mIoU (0-1) if known."""
+
+    uri: str
+    width: int
+    height: int
+    kind: str
+    name: str
+    miou: float | None = None
+
+
+def pictures(run: Path) -> list[Picture]:
+    """Return the best and the worst images of a run, else those of its last validation, as far as they can be read."""
+    folder = run / EXTREMES
+    extremes = [(path, found) for path in sorted(folder.glob("*.jpg"))
+                if (found := re.fullmatch(r"(best|worst)_(\d+)_(.*)", path.stem))]  # fmt: skip
+    if extremes:
+        extremes.sort(key=lambda item: (item[1][1], int(item[1][2])))
+        mious = _mious(folder / "extremes.json")
+        shown = [
+            (path, f"{found[1]} {found[2]}", found[3], mious.get(path.name)) for path, found in extremes
+        ]  # fmt: skip
+    else:
+        shown = [(path, "", path.stem, None) for path in _latest(run / "pictures")]
+    shown = shown[:MOST]
+    made = []
+    for path, kind, name, miou in shown:
+        encoded = _shrink(path, BUDGET // len(shown))
+        if encoded:
+            made.append(Picture(*encoded, kind, name, miou))
+    return made
+
+
+def _mious(path: Path) -> dict[str, float]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in found.items() if value is not None}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _latest(folder: Path) -> list[Path]:
+    """Return the pictures of the highest epoch; all where names tell none."""
+    paths = sorted(folder.glob("*.jpg"))
+    epochs = {path: int(found[1]) for path in paths if (found := re.search(r"_epoch(\d+)$", path.stem))}
+    last = max(epochs.values(), default=None)
+    return [path for path in paths if epochs.get(path) == last]
+
+
+def _shrink(path: Path, share: int) -> tuple[str, int, int] | None:
+    """Return a picture as a data URI of at most about ``share`` bytes of JPEG, with its size; None if it is none."""
+    import cv2
+
+    picture = cv2.imread(str(path))
+    if picture is None:
+        return None
+    for width in WIDTHS:
+        height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+        smaller = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) if (
+            width < picture.shape[1]
+        ) else picture  # fmt: skip
+        data = cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
+        if len(data) <= share:
+            text = base64.b64encode(data).decode("ascii")
+            return f"data:image/jpeg;base64,{text}", smaller.shape[1], smaller.shape[0]
+    return None

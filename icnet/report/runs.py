@@ -1,0 +1,191 @@
+"""Reading what runs left in their folders: results, overrides, errors and curves."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from icnet.errors import UserError
+
+Points = list[tuple[float, float]]
+"""A curve: (epochs or steps, value), in order."""
+
+
+@dataclass
+class Run:
+    """One run folder.
+
+    Args:
+        name: What the run is called in tables.
+        folder: Where it lies.
+        words: The overrides that it was started with.
+        results: ``results.json``; empty if the run left none.
+        failure: What ``error.txt`` says, or None.
+    """
+
+    name: str
+    folder: Path
+    words: list[str]
+    results: dict[str, Any]
+    failure: str | None = None
+
+    @cached_property
+    def overrides(self) -> dict[str, str]:
+        """The overrides as key and text; the last of a key counts, as in Hydra."""
+        pairs = (word.partition("=") for word in self.words)
+        return {key.lstrip("+"): value for key, _, value in pairs}
+
+    @property
+    def status(self) -> str:
+        """``done``, ``running`` or ``stopped`` as the results say; ``failed``, ``died`` or ``no results``."""
+        if self.failure:
+            return self.failure.split(":", 1)[0]
+        return self.results.get("status", "done") if self.results else "no results"
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The validations of a training; none for an evaluation."""
+        return self.results.get("history") or []
+
+    @property
+    def final_miou(self) -> float | None:
+        """Of the last validation, or of the evaluation (0-1)."""
+        return self.results.get("final_miou", self.results.get("miou"))
+
+    @property
+    def best_running_mean(self) -> float | None:
+        """The highest running mean of mIoU of a training (0-1)."""
+        return max((entry["miou_running_mean"] for entry in self.history if _is_number(entry.get("miou_running_mean"))),
+                   default=None)  # fmt: skip
+
+    def config(self, key: str, default: Any = None) -> Any:
+        """Return the value of a dotted key of the configuration that the run was made with."""
+        value = self.results.get("config") or {}
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    @cached_property
+    def steps_per_epoch(self) -> float | None:
+        """Optimizer steps of one epoch; None if the run does not tell."""
+        steps, epochs = self.results.get("steps"), self.results.get("epochs")
+        return steps / epochs if steps and epochs else None
+
+    @property
+    def time_unit(self) -> str:
+        """What the first numbers of curves count."""
+        return "epoch" if self.steps_per_epoch else "step"
+
+    @cached_property
+    def curves(self) -> dict[str, Points]:
+        """Name to curve, from all CSV files of the run and the history of its results, which is complete."""
+        by_step: dict[str, dict[int, float]] = {}
+        for path in sorted(self.folder.glob("csv*/metrics.csv"), key=lambda path: _natural(path.parent.name)):
+            _add_file(by_step, path)
+        for name, key in (("val/miou", "miou"), ("val/loss", "val_loss")):
+            seen = {entry["step"]: entry[key] for entry in self.history if _is_number(entry.get(key))}
+            if seen:
+                by_step[name] = seen
+        unit = self.steps_per_epoch or 1
+        return {
+            name: [(step / unit, value) for step, value in sorted(points.items())] for name, points in by_step.items()
+        }
+
+
+def _add_file(by_step: dict[str, dict[int, float]], path: Path) -> None:
+    """Add the curves of one part of a run; a resumed part replaces what an earlier one did after its beginning."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+    first = min((int(row["step"]) for row in rows), default=0)
+    for name, points in by_step.items():
+        by_step[name] = {step: value for step, value in points.items() if step <= first}
+    for row in rows:
+        # Lightning counts the step of a row from 0, and that of a learning rate too, which it writes before the step.
+        step = int(row["step"]) + (0 if any(row[key] for key in row if key.startswith("lr-")) else 1)
+        for name, text in row.items():
+            if name not in {"step", "epoch"} and text and math.isfinite(value := float(text)):
+                by_step.setdefault(name, {})[step] = value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read one run folder.
+
+    Args:
+        folder: The folder.
+        name: What to call the run; None for the folder's name.
+
+    Raises:
+        UserError: If a file in it cannot be read.
+    """
+    results, failure, words = folder / "results.json", folder / "error.txt", folder / ".hydra" / "overrides.yaml"
+    try:
+        found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+        loaded = OmegaConf.to_container(OmegaConf.load(words)) if words.exists() else []
+        failed = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())}); leave it out") from error
+    if not isinstance(found, dict) or not isinstance(loaded, list):
+        raise UserError(f"{folder} holds no results of train.py or eval.py; leave it out")
+    return Run(name or folder.resolve().name, folder, [str(word) for word in loaded], found, failed or None)
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is that of one run, finished or not."""
+    return (folder / "results.json").is_file() or (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+def read_sweep(folder: Path) -> list[Run]:
+    """Read the runs of a multirun folder, in the order of their numbers.
+
+    Raises:
+        UserError: If a file in it cannot be read.
+    """
+    jobs = sorted((path for path in folder.iterdir() if is_run(path)), key=lambda path: _natural(path.name))
+    return [read_run(job) for job in jobs]
+
+
+def read_all(paths: Iterable[Path]) -> list[Run]:
+    """Read run folders and multirun folders, each run under a name that no other has.
+
+    Raises:
+        UserError: If a path is no folder or holds no runs.
+    """
+    runs: list[Run] = []
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder; give run folders, or the folder of a multirun")
+        found = [read_run(path)] if is_run(path) else read_sweep(path)
+        if not found:
+            raise UserError(f"{path} holds no runs; give run folders, or the folder of a multirun")
+        runs += found
+    distinguish(runs)
+    return runs
+
+
+def distinguish(runs: list[Run]) -> None:
+    """Put parents before the names of runs until no two runs are called the same."""
+    for depth in range(2, 1 + max((len(run.folder.resolve().parts) for run in runs), default=0)):
+        names = [run.name for run in runs]
+        same = [run for run in runs if names.count(run.name) > 1]
+        for run in same:
+            run.name = "/".join(run.folder.resolve().parts[-depth:])
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key by which 2 comes before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
