@@ -286,6 +286,7 @@ class CallbackConfig:
 
     checkpoint_every_n_steps: int = 0  # a further last.ckpt inside the epoch; 0 = at the end of epochs only
     pictures: int = 4  # validation images drawn beside label and prediction at each validation; 0 = off
+    extremes: int = 3  # best and worst images of the last validation drawn for the report, of each; 0 = off
     ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
     early_stop_patience: int = 0  # validations without a better val/miou before the run stops; 0 = off
     device_stats: bool = False  # log memory and utilization of the device
@@ -295,7 +296,8 @@ class CallbackConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key in ("checkpoint_every_n_steps", "pictures", "early_stop_patience", "throughput_warmup_steps"):
+        counts = "checkpoint_every_n_steps pictures extremes early_stop_patience throughput_warmup_steps"
+        for key in counts.split():
             _at_least(f"callbacks.{key}", getattr(self, key), 0)
         _below_one("callbacks.ema_decay", self.ema_decay)
         if self.result_files is not None:
@@ -388,11 +390,13 @@ class EvalConfig:
     eval: InferenceConfig = field(default_factory=InferenceConfig)
     save_pictures: bool = False
     save_label_ids: bool = False
+    extremes: int = 3  # best and worst images drawn for the report, of each; 0 = off
     seed: int = 1
     output_dir: str = MISSING
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _at_least("extremes", self.extremes, 0)
         _seed(self.seed)
         if self.trainer.limit_val_batches == 0:
             raise UserError("trainer.limit_val_batches=0 leaves nothing to evaluate; give a number above 0, or null")

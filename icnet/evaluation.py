@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -16,7 +14,7 @@ from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
 from icnet.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
-from icnet.pictures import comparison
+from icnet.pictures import comparison, save
 
 
 class EvaluationTask(LightningModule):
@@ -57,8 +55,8 @@ class EvaluationTask(LightningModule):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Predict and count one batch."""
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Predict and count one batch; returns (N, H, W) train ids, for pictures."""
         started = time.perf_counter()
         preds = self.inference(self.segmenter, batch["image"]).argmax(1)
         _wait_for(self.device)
@@ -70,10 +68,11 @@ class EvaluationTask(LightningModule):
         for image, mask, pred, name in zip(batch["image"], batch["mask"], preds, batch["name"], strict=True):
             if self.pictures:
                 pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
-                _write(self.pictures / f"{name}.jpg", comparison(pixels, truth, guess, self.classes)[..., ::-1])
+                save(self.pictures / f"{name}.jpg", comparison(pixels, truth, guess, self.classes))
             if self.label_ids:
                 # The server looks for each image's name in the name of exactly one file.
-                _write(self.label_ids / f"{name}_pred_labelIds.png", TRAIN_ID_TO_LABEL_ID[pred.cpu().numpy()])
+                save(self.label_ids / f"{name}_pred_labelIds.png", TRAIN_ID_TO_LABEL_ID[pred.cpu().numpy()])
+        return preds
 
     def on_test_epoch_end(self) -> None:
         """Sum up over all devices."""
@@ -97,11 +96,6 @@ class EvaluationTask(LightningModule):
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         getattr(torch, device.type).synchronize(device)
-
-
-def _write(path: Path, picture: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), np.ascontiguousarray(picture)):
-        raise OSError(f"{path} could not be written")
 
 
 def write_csv(path: Path, scores: dict[str, Any]) -> None:

@@ -49,6 +49,10 @@ class RunningMeanIoU(Metric):
             counts = torch.bincount(pair.flatten(), minlength=classes**2 + 1)[:-1]
             self.confusion.append(counts.view(1, classes, classes))
 
+    def miou_of_latest(self, count: int) -> list[float]:
+        """Return the mIoU (0-1) of each of the last images by itself; NaN for an image without labels."""
+        return [iou_per_class(confusion[0]).nanmean().item() for confusion in self.confusion[-count:]]
+
     def compute(self) -> Tensor:
         """Return the mean of the running values, 0-1."""
         if len(self.index) == 0:  # a list here, one tensor after the gathering over devices

@@ -1,6 +1,7 @@
 """Pictures of label maps: overlays, legends, comparisons; each an (H, W, 3) uint8 RGB array."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -117,3 +118,17 @@ def comparison(image: np.ndarray, target: np.ndarray, preds: np.ndarray, classes
     """
     panels = [image, classes.colorize(target), classes.colorize(preds), error_map(preds, target)]
     return side_by_side(panels, ("image", "label", "prediction", "error (red)"))
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """Write a picture in the format that the file's name says.
+
+    Args:
+        path: The file.
+        picture: (H, W, 3) uint8 RGB or (H, W) uint8.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if not cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture)):
+        raise OSError(f"{path} could not be written")

@@ -175,6 +175,16 @@ def test_running_mean_without_images_is_nan():
     assert math.isnan(RunningMeanIoU(3, IGNORE).compute().item())
 
 
+def test_miou_of_the_latest_images_counts_each_by_itself():
+    target = torch.tensor([[[0, 0, 0, 0]], [[0, 0, 1, 1]], [[255, 255, 255, 255]], [[2, 2, 255, 0]]])
+    preds = torch.tensor([[[1, 1, 1, 1]], [[0, 1, 1, 1]], [[0, 1, 2, 0]], [[2, 2, 1, 0]]])
+    metric = RunningMeanIoU(3, 255)
+    metric.update(preds, target, torch.arange(4))
+    # Of the second: 1 of 2 and 2 of 3. Of the last: its classes 2 and 0 are right, and what is ignored has no part.
+    expected = [(1 / 2 + 2 / 3) / 2, float("nan"), 1.0]
+    assert metric.miou_of_latest(3) == pytest.approx(expected, nan_ok=True)
+
+
 def test_running_mean_starts_anew_after_reset():
     running = RunningMeanIoU(3, IGNORE)
     running.update(torch.zeros_like(TARGET), TARGET, torch.tensor([0]))

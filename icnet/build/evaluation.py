@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from icnet.build.data import data_title
 from icnet.build.devices import device_arguments, group_plugins
 from icnet.build.trainer import limit, trainer_arguments, validation_batches
+from icnet.callbacks.extremes import ExtremeImages
 from icnet.config import DataConfig, EvalConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
@@ -22,6 +23,7 @@ from icnet.deploy.segmenter import OnnxSegmenter, Segmenter, open_segmenter
 from icnet.errors import UserError
 from icnet.evaluation import EvaluationTask
 from icnet.models.checkpoints import read_checkpoint, sha256
+from icnet.report.embed import EXTREMES
 
 
 def evaluation_data(config: EvalConfig) -> DataConfig:
@@ -93,7 +95,9 @@ def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trai
         UserError: If the configuration leaves nothing to evaluate.
     """
     batches = validation_batches(config.trainer, data)
-    progress: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
+    callbacks: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
+    if config.extremes:
+        callbacks.append(ExtremeImages(Path(config.output_dir, EXTREMES), config.extremes, data.classes))
     return Trainer(
         **trainer_arguments(config.trainer),
         **device_arguments(config.trainer),
@@ -102,7 +106,7 @@ def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trai
         limit_test_batches=limit("val", config.trainer.limit_val_batches, batches),
         enable_model_summary=False,
         logger=False,
-        callbacks=progress,
+        callbacks=callbacks,
     )
 
 

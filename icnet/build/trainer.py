@@ -24,6 +24,7 @@ from icnet.build.devices import device_arguments, device_type, group_plugins, wo
 from icnet.callbacks.amp import MixedPrecisionLog
 from icnet.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.callbacks.best import BestCheckpoint
+from icnet.callbacks.extremes import ExtremeImages
 from icnet.callbacks.interruption import NonFiniteLoss, SaveOnRequestToStop
 from icnet.callbacks.pictures import ValidationPictures
 from icnet.callbacks.result_files import ResultFiles
@@ -36,6 +37,7 @@ from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
 from icnet.precision import precision_plugin
+from icnet.report.embed import EXTREMES
 
 SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their layers
 
@@ -94,6 +96,8 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         built.append(PublishedRhythm())
     if wanted.pictures:
         built.append(ValidationPictures(run / "pictures", wanted.pictures, classes))
+    if wanted.extremes:
+        built.append(ExtremeImages(run / EXTREMES, wanted.extremes, classes))
     if wanted.device_stats:
         built.append(DeviceStatsMonitor())
     if wanted.ema_decay:
