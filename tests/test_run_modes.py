@@ -91,28 +91,51 @@ def test_performance_run_measures_and_writes_the_published_files(small, script, 
     assert float(told["ActualLoss"]) == losses[-1]
 
 
-def test_table_runs_its_rows_goes_on_and_refuses_another_configuration(small, process, tmp_path):
+def scaled_down(table: str, small: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The words of a table with two CPU processes, on small images."""
     words = [word for word in small if not word.startswith(("optim.lr", "trainer=", "trainer.batch_size"))]
-    trial = (
-        "-m", "experiment=table_gpu_8p", *words, "trainer=cpu_2p", "trainer.batch_size=1", "trainer.max_epochs=1",
-        "callbacks.pictures=0", f"hydra.sweep.dir={tmp_path}",
+    return (
+        "-m", f"experiment={table}", *words, "trainer=cpu_2p", "trainer.batch_size=1", "trainer.max_epochs=1",
+        "callbacks.pictures=0", f"hydra.sweep.dir={folder}",
     )  # fmt: skip
+
+
+def rows_in_force(folder: Path) -> dict[str, tuple[float, float, str, int]]:
+    """The lr, loss scale, opt level and number of devices of each row, from what its run left."""
+    inside = {}
+    for run in (path for path in folder.iterdir() if path.is_dir()):
+        saved = load_file(run / "checkpoints" / "last.ckpt")
+        (lr,) = {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]}
+        inside[run.name] = (lr, saved["amp"]["loss_scale"], saved["amp"]["opt_level"], results(run)["devices"])
+    return inside
+
+
+def test_npu_table_runs_its_six_rows(small, process, tmp_path):
+    done = process("train", *scaled_down("table_npu_8p", small, tmp_path))
+    assert done.status == 0, done.err
+    assert rows_in_force(tmp_path) == {
+        "npu_lr0.08_s32_o1": (0.08, 32, "O1", 2),
+        "npu_lr0.1_s32_o1": (0.1, 32, "O1", 2),
+        "npu_lr0.11_s32_o1": (0.11, 32, "O1", 2),
+        "npu_lr0.12_s32_o1": (0.12, 32, "O1", 2),
+        "npu_lr0.1_s32_o2": (0.1, 32, "O2", 2),
+        "npu_lr0.1_s128_o1": (0.1, 128, "O1", 2),
+    }
+    with (tmp_path / "report.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_gpu_table_runs_its_rows_goes_on_and_refuses_another_configuration(small, process, tmp_path):
+    trial = scaled_down("table_gpu_8p", small, tmp_path)
     first = process("train", *trial)
     assert first.status == 0, first.err
-    rows = {run.name: run for run in tmp_path.iterdir() if run.is_dir()}
-    assert set(rows) == {path.stem for path in (ROOT / "conf" / "hparams").glob("gpu_*.yaml")}
-    inside = {}
-    for name, run in rows.items():  # what was in force, from what the run left
-        saved = load_file(run / "checkpoints" / "last.ckpt")
-        groups = saved["optimizer_states"][0]["param_groups"]
-        (lr,) = {group["initial_lr"] for group in groups}
-        inside[name] = (lr, saved["amp"]["loss_scale"], saved["amp"]["opt_level"], results(run)["devices"])
-    assert inside == {
+    assert rows_in_force(tmp_path) == {
         "gpu_lr0.06_s128_o1": (0.06, 128, "O1", 2),
         "gpu_lr0.08_s128_o1": (0.08, 128, "O1", 2),
         "gpu_lr0.1_s128_o1": (0.1, 128, "O1", 2),
         "gpu_lr0.08_s128_o2": (0.08, 128, "O2", 2),
     }
+    rows = {run.name: run for run in tmp_path.iterdir() if run.is_dir()}
     for name, run in rows.items():
         told = lines(run / "ICNet_bs2_2p_acc.log")
         assert told["TrainAccuracy"] == f"{100 * results(run)['history'][-1]['miou_running_mean']:.2f}", name
