@@ -69,6 +69,9 @@ def test_results_file_agrees_with_the_log(trained):
     assert results["best_epoch"] == mious.index(max(mious)) + 1
     present = [iou for iou in results["iou"].values() if iou is not None]
     assert results["final_miou"] == pytest.approx(sum(present) / len(present), abs=1e-6)
+    confusion = torch.tensor(results["confusion"])
+    assert confusion.diagonal().sum() / confusion.sum() == pytest.approx(results["pixel_acc"], abs=1e-6)
+    assert "Confusion matrix" in (trained / "report.html").read_text()
     assert results["config"]["optim"]["lr"] == 0.01
     assert results["seed"] == 1
     assert results["versions"]["torch"].startswith("2.")
@@ -278,7 +281,7 @@ def test_resumed_run_keeps_curves_scores_and_best_checkpoint(small, script, trai
     nothing = script("train", *small, "resume=auto", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'on'}")
     assert nothing.status == 0, nothing.err
     untouched = json.loads((tmp_path / "on" / "results.json").read_text())
-    for key in ("train_loss", "images_per_s", "final_miou", "best_miou", "best_epoch"):
+    for key in ("train_loss", "images_per_s", "final_miou", "best_miou", "best_epoch", "confusion"):
         assert untouched[key] == finished[key] is not None
 
 

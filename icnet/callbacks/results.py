@@ -29,6 +29,7 @@ class TrainingResults(Callback):
         self.path = path
         self.about = about
         self.history: list[dict[str, Any]] = []
+        self.confusion: list[list[int]] | None = None  # of the last validation, labels in rows
         self._started = time.time()
         self._loss: Tensor | None = None
         self._latest: dict[str, float | None] = {"train_loss": None, "images_per_s": None}
@@ -41,11 +42,12 @@ class TrainingResults(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the history in the checkpoint."""
-        return {"history": self.history, "seconds": self.seconds, "latest": self._latest}
+        return {"history": self.history, "confusion": self.confusion, "seconds": self.seconds, "latest": self._latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a resumed run's history."""
         self.history = list(state_dict["history"])
+        self.confusion = state_dict.get("confusion")  # not in older checkpoints
         self._trained = state_dict["seconds"]
         self._latest = dict(state_dict["latest"])
 
@@ -62,6 +64,7 @@ class TrainingResults(Callback):
         if trainer.sanity_checking or pl_module.confusion is None:
             return
         self._note(trainer)
+        self.confusion = pl_module.confusion.tolist()
         scores = {key: value.item() for key, value in trainer.callback_metrics.items()}
         self.history.append(
             {
@@ -131,6 +134,7 @@ class TrainingResults(Callback):
                 "pixel_acc": last and last["pixel_acc"],
                 "miou_running_mean": last and last["miou_running_mean"],
                 "iou": last and last["iou"],
+                "confusion": self.confusion,
                 **self._latest,
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,

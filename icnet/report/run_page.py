@@ -94,7 +94,8 @@ def _facts(entry: Entry) -> list[dict[str, str]]:
         facts.append(_fact("images/s", rate(results["images_per_s"]), _where(run)))
     if results.get("epochs") is not None:
         steps, seconds = results.get("steps"), results.get("seconds")
-        facts.append(_fact("trained", f"{results['epochs']} epochs", f"{steps} steps in {_duration(seconds)}"))
+        epochs = f"{results['epochs']} epoch{'' if results['epochs'] == 1 else 's'}"
+        facts.append(_fact("trained", epochs, f"{steps} steps in {_duration(seconds)}"))
     return facts
 
 
