@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -34,6 +35,15 @@ INTERRUPTED = 130  # the shell's convention for Ctrl-C
 FAILURE = "error.txt"
 """What a failed job of a sweep leaves in its folder: ``failed: ...``, or ``died: ...`` if a process did."""
 FAILURES = {DEFECT: "died", USER_MISTAKE: "failed"}
+
+SWEEPER = "hydra/sweeper"  # the group
+PLUGINS = {
+    "hydra/sweeper/optuna": ("hydra-optuna-sweeper", '"sqlalchemy<2"'),  # its Optuna cannot store a study with 2
+    "hydra/launcher/joblib": ("hydra-joblib-launcher",),
+    "hydra/launcher/submitit_local": ("hydra-submitit-launcher",),
+    "hydra/launcher/submitit_slurm": ("hydra-submitit-launcher",),
+}
+"""Options that a package brings along, and what pip has to install for them, the package first."""
 
 
 def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]], Callable[[], None]]:
@@ -58,6 +68,7 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
             try:
                 if shared:
                     shared.tell(HydraConfig.get().runtime.output_dir)
+                _refuse_search_of_one_run()
                 config = OmegaConf.to_object(composed)
                 _refuse_added_keys(config)
                 if hasattr(config, "output_dir"):
@@ -88,7 +99,8 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
             ConfigStore.instance().store(name=f"{name}_schema", node=schema)
             try:
                 shared = _join()
-                hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
+                with _ended_search():
+                    hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
                 if failed:
                     sys.exit(min(failed))
             except (HydraException, OmegaConfBaseException, UserError) as error:
@@ -152,6 +164,39 @@ def _run_in_folder(main: Callable[[Any], Any], config: Any, name: str) -> Any:
             raise
 
 
+def _refuse_search_of_one_run() -> None:
+    """Raise ``UserError`` where Hydra would leave the sweeper out, and train once with what is no trial's values."""
+    about = HydraConfig.get()
+    if about.mode == RunMode.RUN and _searches(about):
+        sweeper = about.runtime.choices[SWEEPER]
+        raise UserError(f"{SWEEPER}={sweeper} searches in several runs, and this would be one; give -m too")
+
+
+def _searches(about: Any) -> bool:
+    return about.runtime.choices[SWEEPER] != "basic"
+
+
+@contextlib.contextmanager
+def _ended_search() -> Iterator[None]:
+    """End a search that its sweeper gives up with one line and its table: Hydra would show a traceback instead.
+
+    Optuna's gives up after the last trial if all of them failed, and at a trial that cannot be composed.
+    """
+    try:
+        yield
+    except Exception as error:
+        swept: Any = HydraConfig.instance().cfg  # by SweepTable
+        if hasattr(error, "is_defect") or swept is None or not _searches(swept.hydra):
+            raise
+        known = isinstance(error, (HydraException, OmegaConfBaseException))
+        reason = one_line(error) if known else _flatten(str(error)) or type(error).__name__
+        print(f"error: {SWEEPER}={swept.hydra.runtime.choices[SWEEPER]} gave up: {reason}", file=sys.stderr)
+        if any(Path(swept.hydra.sweep.dir).glob("*/.hydra")):
+            for callback in instantiate(swept.hydra.callbacks).values():
+                callback.on_multirun_end(config=swept)  # exits with a status of its own if a trial failed
+        sys.exit(USER_MISTAKE)
+
+
 def _refuse_added_keys(config: object, above: str = "") -> None:
     """Raise ``UserError`` for a key that is not in the schema: ``+key=value`` gets past Hydra."""
     known = [key.name for key in fields(config)]  # type: ignore[arg-type]
@@ -183,6 +228,12 @@ def _wrong_option(folder: Path) -> str:
 
 def _no_option(given: str, known: Iterable[str]) -> str:
     return f"{given} is unknown; choose one of {', '.join(known)}"
+
+
+def _no_plugin(option: str) -> str:
+    packages = PLUGINS[option]
+    given = "=".join(option.rsplit("/", 1))
+    return f"{given} needs {packages[0]}, which is not installed; run 'pip install {' '.join(packages)}'"
 
 
 def _no_key(given: object, known: Iterable[object]) -> str:
@@ -229,6 +280,8 @@ def one_line(error: BaseException) -> str:
     unknown = error.__cause__
     if isinstance(unknown, (ConfigAttributeError, ConfigKeyError)) and unknown.parent_node is not None:
         return _no_key(unknown.full_key, unknown.parent_node)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in PLUGINS:
+        return _no_plugin(error.missing_cfg_file)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _no_option("=".join(error.missing_cfg_file.rsplit("/", 1)), error.options)
     if isinstance(error, OverrideParseException):

@@ -92,7 +92,7 @@ def test_no_optional_package_is_imported_by_the_whole_project():
             for node in ast.parse(path.read_text()).body
             if isinstance(node, (ast.Import, ast.ImportFrom))
         }
-        assert not top & {"torch_npu", "wandb", "mlflow", "huggingface_hub", "torchvision", "timm"}, path
+        assert not top & {"torch_npu", "wandb", "mlflow", "optuna", "huggingface_hub", "torchvision", "timm"}, path
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -22,12 +23,15 @@ class SweepTable(Callback):
     """Make the table when Hydra has finished a multirun; failed jobs, wherever they ran, decide the exit status."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget how jobs of an earlier sweep into this folder failed."""
+        """Forget how jobs of an earlier sweep into this folder failed; keep the configuration for ``command``."""
+        HydraConfig.instance().set_config(config)
+        _quiet_optuna()
         for path in Path(config.hydra.sweep.dir).glob("*/error.txt"):
             path.unlink(missing_ok=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and write ``report.md``, ``.csv`` and ``.html``; ``config`` has ``hydra.sweep.dir``."""
+        HydraConfig.instance().cfg = None
         folder = Path(config.hydra.sweep.dir)
         try:
             table = tabulate(read_sweep(folder), sweep_title(folder))
@@ -41,6 +45,14 @@ class SweepTable(Callback):
         status = [status for path in folder.glob("*/error.txt") if (status := _status(path))]
         if status:
             sys.exit(min(status))  # Hydra would only warn of any other exception here
+
+
+def _quiet_optuna() -> None:
+    """Keep from the terminal that a failed trial, whose error is told, has no value, and what others begin with."""
+    sweeper = logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl")
+    sweeper.addFilter(lambda record: "Got 'None'" not in record.getMessage())
+    for name in ("alembic", "optuna.storages"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _one_line(error: Exception) -> str:

@@ -18,6 +18,8 @@ SETTINGS = {
 }
 """Column to key of the configuration, for rows of the published tables."""
 
+SEARCH = "optuna"  # of hparams, the one that is no row
+
 NO_RESULTS = "Numbers from synthetic data are no results"
 REDUCED = "Reduced, so not comparable with the published figures"
 UNITS = "mIoU is in percent here, and 0 to 1 in the files."
@@ -206,12 +208,17 @@ def tabulate(runs: Sequence[Run], title: str, *, sweep: bool = True) -> Table:
     return Table(title, entries, headings)
 
 
+def _short(text: str) -> str:
+    """Write a number that was drawn with six digits, and what was typed as it is."""
+    return number(float(text)) if re.fullmatch(r"-?\d+\.\d{6,}(e-?\d+)?", text) else text
+
+
 def _varied(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Return the overrides that differ; for rows of the published tables their names and what these stand for."""
     keys = list(dict.fromkeys(key for run in runs for key in run.overrides))
     varied = [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
-    if not any("hparams" in run.overrides for run in runs):
-        return [{key: run.overrides.get(key, "") for key in varied} for run in runs]
+    if all(run.overrides.get("hparams", SEARCH) == SEARCH for run in runs):
+        return [{key: _short(run.overrides.get(key, "")) for key in varied} for run in runs]
     others = [key for key in varied if key not in {"hparams", "amp", *SETTINGS.values()}]
     return [
         {"row": run.overrides.get("hparams", "")}

@@ -98,6 +98,18 @@ def test_rows_of_the_tables_show_what_was_in_force(run, tmp_path):
     ]
 
 
+def test_trials_of_a_search_show_the_searched_keys_and_short_numbers(run, tmp_path):
+    drawn = (("0.020472235281296488", "1", "20261122"), ("4.9104518184659654e-05", "10", "20261123"))
+    for number, (lr, factor, seed) in enumerate(drawn):
+        words = ["hparams=optuna", f"optim.lr={lr}", f"optim.head_lr_mult={factor}", f"seed={seed}"]
+        run(tmp_path / str(number), overrides=words)
+    table = tabulate(read_sweep(tmp_path), "Sweep")
+    assert table.settings == ["optim.lr", "optim.head_lr_mult", "seed"]
+    assert [list(entry.settings.values()) for entry in table.entries] == [
+        ["0.0204722", "1", "20261122"], ["4.91045e-05", "10", "20261123"],
+    ]  # fmt: skip
+
+
 def test_comparison_has_the_main_settings_that_differ(run, tmp_path):
     folders = [run(tmp_path / name, config={"optim.lr": lr}) for name, lr in (("a", 0.1), ("b", 0.2))]
     assert [entry.settings for entry in table_of(*folders, sweep=False).entries] == [{"lr": "0.1"}, {"lr": "0.2"}]
