@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -154,8 +155,17 @@ def read_sweep(folder: Path) -> list[Run]:
     Raises:
         UserError: If a file in it cannot be read.
     """
-    jobs = sorted((path for path in folder.iterdir() if is_run(path)), key=lambda path: _natural(path.name))
-    return [read_run(job) for job in jobs]
+    jobs = [path for path in folder.iterdir() if is_run(path)]
+    return [read_run(job) for job in sorted(jobs, key=lambda path: (_job_number(path), _natural(path.name)))]
+
+
+def _job_number(folder: Path) -> float:
+    """Return the number that Hydra gave to a job; infinite if its folder does not tell."""
+    path = folder / ".hydra" / "hydra.yaml"
+    try:
+        return float(OmegaConf.select(OmegaConf.load(path), "hydra.job.num")) if path.exists() else math.inf
+    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException):
+        return math.inf
 
 
 def read_all(paths: Iterable[Path]) -> list[Run]:

@@ -45,7 +45,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
         failures=table.failures,
         figures=_figures(named),
         legend=[page.series(number, run.name) for number, run in enumerate(named) if _has_curves(run)],
-        marked=any(entry.marks for entry in table.entries),
+        reasons=table.reasons,
         mixed=len(table.data) > 1,
         classes=class_rows(scored),
         names=[run.name for run in scored],
@@ -69,7 +69,6 @@ def _row(table: Table, entry: Entry, folder: Path) -> dict[str, Any]:
         "settings": list(entry.settings.values()),
         "cells": cells,
         "badge": entry.badge,
-        "why": ("reduced: " if entry.published else "") + "; ".join(entry.marks) if entry.marks else "",
         "status": entry.run.status,
         "failed": bool(entry.run.failure),
     }

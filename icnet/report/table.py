@@ -25,11 +25,13 @@ REDUCED = "Reduced, so not comparable with the published figures"
 UNITS = "mIoU is in percent here, and 0 to 1 in the files."
 LIKE_WITH_LIKE = (
     "The published figures are running means of mIoU, which is not the official metric, so the difference is taken "
-    "from our running mean."
+    "from our running mean; marked rows have none."
 )
 
 
 LONGEST_LABEL = 48
+COLUMN_WIDTH = 13  # characters in a terminal: two figures with a slash, or a word of a heading
+LOG_WIDTH = 200
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Entry:
     @property
     def label(self) -> str:
         """The run's name and what tells it from the others, short enough for a legend."""
+        if self.run.overrides.get("hparams") == self.run.name:
+            return self.run.name
         row = self.settings.get("row")
         words = [row] if row else [f"{key}={value}" for key, value in self.settings.items() if value]
         text = " ".join([self.run.name, *words])
@@ -176,6 +180,15 @@ class Table:
         return " ".join(f"{what}: {_which(names, len(self.entries))}." for what, names in groups if names)
 
     @property
+    def reasons(self) -> list[tuple[str, str]]:
+        """Which rows cannot be compared with the published ones, and why; rows with the same reasons together."""
+        groups: dict[str, list[str]] = {}
+        for entry in self.entries:
+            if entry.marks and entry.published:
+                groups.setdefault("; ".join(entry.marks), []).append(entry.run.name)
+        return [(_which(names, len(self.entries)), f"reduced: {why}") for why, names in groups.items()]
+
+    @property
     def failures(self) -> list[tuple[str, str]]:
         """Name and error of the runs that failed."""
         return [(entry.run.name, entry.run.failure) for entry in self.entries if entry.run.failure]
@@ -220,8 +233,9 @@ def _varied(runs: Sequence[Run]) -> list[dict[str, str]]:
     if all(run.overrides.get("hparams", SEARCH) == SEARCH for run in runs):
         return [{key: _short(run.overrides.get(key, "")) for key in varied} for run in runs]
     others = [key for key in varied if key not in {"hparams", "amp", *SETTINGS.values()}]
+    named = all(run.overrides.get("hparams") == run.name for run in runs)  # after their rows already
     return [
-        {"row": run.overrides.get("hparams", "")}
+        ({} if named else {"row": run.overrides.get("hparams", "")})
         | {heading: number(run.config(key, run.overrides.get(key))) for heading, key in SETTINGS.items()}
         | {key: run.overrides.get(key, "") for key in others}
         for run in runs
@@ -245,30 +259,32 @@ def sweep_title(folder: Path) -> str:
 
 def print_table(table: Table) -> None:
     """Print the table, then what marks its rows, and last the errors of failed runs."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
     print(f"{table.title}: {len(table.entries)} runs on {', '.join(table.data) or 'nothing'}")
-    rich = RichTable()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)  # a file has no edge to fold the table at
+    rich = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     marked = any(entry.badge for entry in table.entries)
     for heading in ("run", *table.settings):
         rich.add_column(Text(heading), overflow="fold")
     for column in table.columns:
-        rich.add_column(Text(column.heading), justify="right")
+        rich.add_column(Text(column.heading), justify="right", overflow="fold", max_width=COLUMN_WIDTH)
     for heading in ("mark", "status") if marked else ("status",):
-        rich.add_column(heading)
+        rich.add_column(heading, overflow="fold")
     for entry in table.entries:
         cells = [entry.run.name, *entry.settings.values(), *(column.text(entry) for column in table.columns)]
         cells += [entry.badge, entry.run.status] if marked else [entry.run.status]
         rich.add_row(*map(Text, cells))
-    console = Console()
     console.print(rich)
     if table.warning:
         console.print(Text(table.warning, style="bold"), soft_wrap=True)
-    for entry in table.entries:
-        if entry.marks and entry.published:
-            print(f"{entry.run.name}: reduced: {'; '.join(entry.marks)}")
+    for names, why in table.reasons:
+        print(f"{names}: {why}")
     for note in table.notes:
         print(note)
 

@@ -193,3 +193,32 @@ def test_runs_with_other_classes_are_not_compared_by_class(run, tmp_path):
     runs = [read_run(run(tmp_path / "a")), read_run(run(tmp_path / "b", iou={"sky": 0.5}))]
     assert class_rows(runs) == []
     assert differences(runs) == []
+
+
+def test_rows_come_in_the_order_of_their_jobs_and_are_named_once(run, tmp_path):
+    names = ("npu_lr0.11_s32_o1", "npu_lr0.1_s32_o1", "npu_lr0.08_s32_o1")
+    for number, name in enumerate(names):
+        run(tmp_path / name, overrides=[f"hparams={name}"], config={"trainer.batch_size": 4 if number else 2})
+        (tmp_path / name / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  job:\n    num: {number}\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text("{}")  # of no job
+    table = tabulate(read_sweep(tmp_path)[:3], "Sweep")
+    assert [entry.run.name for entry in table.entries] == list(names)
+    assert [entry.label for entry in table.entries] == list(names)
+    assert table.settings == ["batch", "lr", "loss_scale", "opt_level"]
+    # All three have the settings of one published row; two of them fall short of it in the same way.
+    assert table.reasons == [
+        ("row npu_lr0.11_s32_o1", "reduced: batch 2 instead of 16"),
+        ("rows npu_lr0.1_s32_o1, npu_lr0.08_s32_o1", "reduced: batch 4 instead of 16"),
+    ]
+
+
+def test_table_in_a_file_is_not_folded(run, tmp_path, capsys):
+    name = "npu_lr0.1_s32_o1"
+    run(tmp_path / name, overrides=[f"hparams={name}"])
+    print_table(tabulate(read_sweep(tmp_path), "Sweep"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if name in line)
+    assert line.split() == [
+        name, "16", "0.1", "32", "O1", "70.0", "72.0", "100", "68.3", "/", "69.1", "147.2", "68.1", "/", "68.3",
+        "+0.2", "/", "+0.8", "done",
+    ]  # fmt: skip
