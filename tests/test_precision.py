@@ -571,6 +571,7 @@ def test_log_names_skipped_steps_and_metrics_hold_the_scale(net, batches, tmp_pa
     fit(Task(net, spoiled={1, 4}), plugin, batches, tmp_path, watch, logger=logger, log_every_n_steps=2)
     assert [record.message for record in caplog.records if record.name == "icnet.callbacks.amp"] == [
         "mixed precision O2, loss scale dynamic, now 256",
+        "float16 on a CPU is for trials only: amp=o0 is many times as fast",
         "step 2 skipped: a gradient overflowed; the loss scale is 128 now",
         "step 5 skipped: a gradient overflowed; the loss scale is 64 now",
     ]
