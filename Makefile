@@ -25,10 +25,10 @@ quickstart: setup
 	$(BIN)/python demo.py ckpt=$(RUN)/train/checkpoints/best.ckpt input=data/street/leftImg8bit/val output=$(RUN)/demo
 	@echo
 	@echo "Everything lies below $(RUN):"
-	@echo "  train/results.json          what the training measured (street (synthetic): no result)"
+	@echo "  train/report.html           the training on one page (street (synthetic): no result); train/results.json in numbers"
 	@echo "  train/checkpoints/best.ckpt the network; tensorboard --logdir $(RUN) shows its curves"
-	@echo "  train/pictures              validation images beside label and prediction, epoch by epoch"
-	@echo "  eval                        IoU of each class as CSV and JSON, confusion matrix, pictures"
+	@echo "  train/pictures              validation images beside label and prediction, epoch by epoch; the best and worst"
+	@echo "  eval                        report.html, IoU of each class as CSV and JSON, confusion matrix, pictures"
 	@echo "  ICNet.onnx                  the exported network, compared with the one it came from"
 	@echo "  demo                        overlays, label maps and a legend"
 

@@ -12,6 +12,16 @@ from icnet.report.runs import Run, read_run
 from icnet.report.settings import changed
 from icnet.report.table import NO_RESULTS, REDUCED, Entry, is_synthetic, number, percent, rate, signed, tabulate
 
+MEASURED = {
+    "steps": "steps that were timed",
+    "step_ms_mean": "step, mean ms",
+    "step_ms_median": "step, median ms",
+    "step_ms_p10": "step, 10th percentile ms",
+    "step_ms_p90": "step, 90th percentile ms",
+    "peak_memory_mb": "peak memory MB",
+}
+"""What the key ``performance`` of results.json holds, and what to call it; ``images_per_s`` is shown already."""
+
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
     """Write ``report.html`` of a training or an evaluation into its folder; it needs nothing else to be looked at.
@@ -203,7 +213,10 @@ def _throughput(run: Run) -> list[tuple[str, str]]:
         ("seconds", results.get("seconds")),
     ]
     measured = results.get("performance")
-    rows += list(measured.items()) if isinstance(measured, dict) else []
+    if isinstance(measured, dict):
+        rows += [(label, measured.get(key)) for key, label in MEASURED.items()]
+        wait = measured.get("data_wait_share")
+        rows.append(("waiting for data", None if wait is None else f"{percent(wait)} %"))
     return [(label, f"{value:.2f}" if isinstance(value, float) else str(value)) for label, value in rows
             if value is not None]  # fmt: skip
 

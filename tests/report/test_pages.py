@@ -1,6 +1,7 @@
 """Pages: complete, self-contained, harmless whatever names come in."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -192,3 +193,19 @@ def test_page_that_cannot_be_written_is_named(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_report(run(tmp_path / "run"), tmp_path / "file")
+
+
+def test_throughput_names_what_was_measured_once(run, tmp_path):
+    measured = {
+        "steps": 40, "peak_memory_mb": 1503.07, "images_per_s": 147.2, "step_ms_mean": 869.57, "step_ms_p10": 860.0,
+        "step_ms_median": 868.0, "step_ms_p90": 881.0, "data_wait_share": 0.123,
+    }  # fmt: skip
+    text = write_report(run(tmp_path / "0", performance=measured)).read_text()
+    table = text.split("<h2>Throughput</h2>")[1].split("</table>")[0]
+    rows = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td>', table)
+    assert rows == [
+        ("images/s", "147.20"), ("devices", "8"), ("images per device and step", "16"), ("steps", "4600"),
+        ("seconds", "36000.00"), ("steps that were timed", "40"), ("step, mean ms", "869.57"),
+        ("step, median ms", "868.00"), ("step, 10th percentile ms", "860.00"), ("step, 90th percentile ms", "881.00"),
+        ("peak memory MB", "1503.07"), ("waiting for data", "12.3 %"),
+    ]  # fmt: skip
