@@ -62,6 +62,8 @@ def test_images_of_an_earlier_validation_make_room(tmp_path):
     assert {path.name for path in tmp_path.glob("*.jpg")} == {"best_1_image1.jpg", "worst_1_image2.jpg"}
     watch(callback, [0.2, 0.6, 0.7], 1)
     assert {path.name for path in tmp_path.glob("*.jpg")} == {"best_1_image2.jpg", "worst_1_image0.jpg"}
+    watch(callback, [0.2], 1)
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {"best_1_image0.jpg"}
 
 
 def test_pictures_that_cannot_be_written_cost_a_warning_and_nothing_else(tmp_path, caplog):

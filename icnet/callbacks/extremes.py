@@ -94,6 +94,10 @@ class ExtremeImages(Callback):
 
     def _write(self, chosen: dict[str, _Scored], is_global_zero: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if is_global_zero:
+            for old in self.folder.glob("*.jpg"):
+                if "_".join(old.stem.split("_")[:2]) not in chosen:  # of more images than there are now
+                    old.unlink()
         for place, image in chosen.items():
             if image.index in self._arrays:
                 for old in self.folder.glob(f"{place}_*.jpg"):
