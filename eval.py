@@ -41,7 +41,8 @@ def evaluate(config: EvalConfig) -> float | None:
     evaluation.write_csv(run / "iou.csv", task.scores)
     evaluation.draw_confusion(run / "confusion.png", torch.tensor(task.scores["confusion"]), module.classes, title)
     about = build.evaluation_about(config, data, task.segmenter)
-    write_results(run / "results.json", {**about, **task.scores, **environment(trainer.strategy.root_device)})
+    about |= {"val_images": len(module.val), **task.scores, **environment(trainer.strategy.root_device)}
+    write_results(run / "results.json", about)
     leave_report(run)
     print(f"report.html, results.json, iou.csv and confusion.png are in {run}")
     return task.scores["miou"]

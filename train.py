@@ -13,6 +13,7 @@ def main(config: TrainConfig) -> float | None:
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")
         return done["best_miou"]
+    build.set_finished_aside(config)
     build.prepare_data(config.data)
     return launch.run(fit, config, build.process_count(config.trainer))
 

@@ -76,8 +76,11 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
                 return main(config)  # type: ignore[arg-type]
             except Exception as error:
                 found = verdict(error)
+                if found is None and HydraConfig.get().mode == RunMode.MULTIRUN:
+                    traceback.print_exception(error)
+                    found = DEFECT, f"{type(error).__name__}: {_flatten(str(error))}"
                 if found is None:
-                    error.is_defect = True  # type: ignore[attr-defined] # survives the way from another process
+                    error.is_defect = True  # type: ignore[attr-defined]
                     raise
                 return fail(*found)
 

@@ -6,7 +6,9 @@ words=()
 for word in "$@"; do
     case "$word" in
         --) ;;
-        --data_path=*) words+=("data.root=${word#*=}") ;;
+        --data_path=*)  # quoted for Hydra, which takes few characters bare
+            folder="${word#*=}"
+            words+=("data.root='${folder//\'/\\\'}'") ;;
         --*) echo "error: $word is unknown; give --data_path=FOLDER, or overrides such as optim.lr=0.1" >&2; exit 2 ;;
         *) words+=("$word") ;;
     esac

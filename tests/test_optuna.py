@@ -105,14 +105,23 @@ def test_search_that_draws_what_is_no_option_keeps_what_it_has(search, script, t
     assert [row["status"] for row in table(tmp_path)] == ["failed"]  # what this seed draws first is an option
 
 
-def test_defect_ends_the_search_with_its_traceback(search, script, tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("broken on purpose")
+def test_trial_with_a_defect_shows_its_traceback_and_the_search_goes_on(search, script, tmp_path, monkeypatch):
+    from icnet.build import prepare_data
 
-    monkeypatch.setattr("icnet.build.prepare_data", fail)
-    with pytest.raises(RuntimeError, match="broken on purpose"):
-        script("train", *search, "trainer=cpu_1p", "trainer.batch_size=2")
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    calls = []
+
+    def fail_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("broken on purpose")
+        prepare_data(*arguments)
+
+    monkeypatch.setattr("icnet.build.prepare_data", fail_once)
+    done = script("train", *search, "trainer=cpu_1p", "trainer.batch_size=2", "hydra.sweeper.n_trials=2")
+    assert done.status == 1
+    assert "Traceback" in done.err
+    assert "error: job 0: RuntimeError: broken on purpose" in done.err
+    assert [row["status"] for row in table(tmp_path)] == ["died", "done"]
 
 
 def test_same_seed_draws_the_same_values(search, script, tmp_path):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from icnet.callbacks import throughput
 from icnet.callbacks.rhythm import PublishedRhythm
@@ -150,6 +151,60 @@ def test_gpu_table_runs_its_rows_goes_on_and_refuses_another_configuration(small
     assert {name: (run / "results.json").read_bytes() for name, run in rows.items()} == before
 
 
+def test_finished_row_is_no_result_of_another_configuration_and_can_be_trained_again(small, script, tmp_path):
+    words = ("skip_finished=true", "resume=here", "callbacks.result_files=acc", "trainer.max_epochs=1")
+    run = (*small, *words, "callbacks.throughput_warmup_steps=1", f"hydra.run.dir={tmp_path}")
+    first = script("train", *run)
+    assert first.status == 0, first.err
+    before = results(tmp_path)
+    for word in (
+        "trainer.accumulate_grad_batches=3", "callbacks.ema_decay=0.5", "model=icnet_resnet34",
+        "trainer.gradient_clip_val=1.0", "data.val_split=train",
+    ):  # fmt: skip
+        other = script("train", *run, word)
+        assert other.status == 2
+        assert "holds a run of another configuration" in other.error
+    kept = script("train", *run, "callbacks.pictures=0", "logger=csv")  # nothing that a result depends on
+    assert "is done already" in kept.out
+    assert results(tmp_path) == before
+    again = script("train", *run, "skip_finished=false")
+    assert again.status == 0, again.err
+    assert results(tmp_path / "earlier_1") == before
+    assert (tmp_path / "earlier_1" / "checkpoints" / "last.ckpt").exists()
+    repeated = results(tmp_path)
+    assert repeated["steps"] == before["steps"] == 3
+    assert repeated["performance"]["steps"] == 2
+    assert repeated["final_miou"] == before["final_miou"]  # trained once more, from the same seed
+    (tmp_path / "results.json").write_text('{"status": "do')  # cut off while it was written
+    resumed = script("train", *run)
+    assert resumed.status == 0, resumed.err
+    whole = results(tmp_path)  # nothing was left to train, so what was measured then still stands
+    assert whole["performance"] == repeated["performance"]
+    assert float(lines(tmp_path / "ICNet_bs2_1p_acc.log")["ActualFPS"]) > 0
+
+
+def test_speed_without_a_timed_step_is_left_out_and_said(small, script, tmp_path):
+    steps = ("trainer.max_steps=2", "callbacks.result_files=perf", "trainer.limit_val_batches=0")
+    done = script("train", *small, *steps, f"hydra.run.dir={tmp_path}")
+    assert done.status == 0, done.err
+    told = lines(tmp_path / "ICNet_bs2_1p_perf.log")
+    assert (told["ActualFPS"], told["TrainingTime"]) == ("", "")
+    assert told["ActualLoss"] == f"{results(tmp_path)['train_loss']:.4f}"
+    log = (tmp_path / "train_0.log").read_text()
+    assert "images/s was not measured: 2 steps are no more than callbacks.throughput_warmup_steps=10" in log
+
+
+def test_losses_of_a_resumed_run_are_all_in_its_file(small, script, tmp_path):
+    run = (*small, "trainer.log_every_n_steps=1", "callbacks.result_files=acc", f"hydra.run.dir={tmp_path}")
+    for epochs in (1, 2):
+        done = script("train", *run, "resume=auto", f"trainer.max_epochs={epochs}")
+        assert done.status == 0, done.err
+    losses = [float(line) for line in (tmp_path / "ICNet_bs2_1p_acc_loss.txt").read_text().splitlines()]
+    rows = [row for path in sorted(tmp_path.glob("csv*/metrics.csv")) for row in csv.DictReader(path.open())]
+    assert losses == pytest.approx([float(row["train/loss"]) for row in rows if row["train/loss"]], abs=1e-4)
+    assert len(losses) == 6
+
+
 def test_script_names_of_the_described_system(tmp_path):
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
@@ -170,7 +225,14 @@ def test_script_names_of_the_described_system(tmp_path):
             ["bash", ROOT / "scripts" / name, "--data_path=/data/city scapes", "optim.lr=0.2"],
             capture_output=True, text=True, check=True, env={**os.environ, "PYTHON": str(fake)},
         )  # fmt: skip
-        assert done.stdout.splitlines() == [str(ROOT / script), *words, "data.root=/data/city scapes", "optim.lr=0.2"]
+        assert done.stdout.splitlines() == [str(ROOT / script), *words, "data.root='/data/city scapes'", "optim.lr=0.2"]
+    for folder in ("/数据/城市", "/data/a,b=c (x)[1]", "/data/it's", "/data/plain"):
+        done = subprocess.run(
+            ["bash", ROOT / "scripts" / "eval.sh", f"--data_path={folder}"],
+            capture_output=True, text=True, check=True, env={**os.environ, "PYTHON": str(fake)},
+        )  # fmt: skip
+        (word,) = [line for line in done.stdout.splitlines() if line.startswith("data.root=")]
+        assert OverridesParser.create().parse_override(word).value() == folder
     wrong = subprocess.run(
         ["bash", ROOT / "scripts" / "eval.sh", "--data=x"], capture_output=True, text=True, check=False
     )

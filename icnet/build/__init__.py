@@ -3,7 +3,16 @@
 from icnet.build.data import data_module, data_title, prepare_data
 from icnet.build.devices import device_indices, prepare_device, process_count
 from icnet.build.evaluation import check_output, evaluation_about, evaluation_data, evaluation_task, evaluation_trainer
-from icnet.build.task import criterion, finished_results, network, optimizer_factory, resume_path, task, total_steps
+from icnet.build.task import (
+    criterion,
+    finished_results,
+    network,
+    optimizer_factory,
+    resume_path,
+    set_finished_aside,
+    task,
+    total_steps,
+)
 from icnet.build.trainer import callbacks, lightning_trainer, loggers
 from icnet.callbacks.best import bring_best_along
 
@@ -28,6 +37,7 @@ __all__ = [
     "prepare_device",
     "process_count",
     "resume_path",
+    "set_finished_aside",
     "task",
     "total_steps",
 ]

@@ -1,5 +1,6 @@
 """From configuration to network, loss, optimizer, and the task that holds them; where training goes on from."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from icnet import __version__
 from icnet.build.data import batches_per_epoch, data_title
@@ -19,12 +21,19 @@ from icnet.losses import CascadeLoss
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
 from icnet.models.icnet import ICNet
 from icnet.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
+from icnet.report.settings import flat, text
 from icnet.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-LENGTH = ("batch_size", "max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")  # of a run
 DESCRIBED = ("data", "loss", "optim", "scheduler", "amp")  # the groups that a checkpoint tells about, beside its model
+NO_RESULT_DEPENDS_ON = (
+    "output_dir", "resume", "skip_finished", "logger.", "trainer.progress_bar", "trainer.log_every_n_steps",
+    "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.workers", "data.pin_memory",
+    "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size", "callbacks.pictures",
+    "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps", "callbacks.throughput",
+)  # fmt: skip
+"""How keys begin that may change between a finished run and the one that asks for its result."""
 
 
 def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True) -> ICNet:
@@ -212,13 +221,43 @@ def finished_results(config: TrainConfig) -> dict[str, Any] | None:
     path = Path(config.output_dir) / "results.json"
     if not config.skip_finished or not path.exists():
         return None
-    results = json.loads(path.read_text(encoding="utf-8"))
-    before, now = results["config"]["trainer"], asdict(config.trainer)
-    changed = changes(results["config"], config)
-    changed += [f"trainer.{key} was {before.get(key)}, is {now[key]}" for key in LENGTH if before.get(key) != now[key]]
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        before = flat(results["config"])
+    except (ValueError, KeyError):
+        return None  # cut off while it was written, or made by hand: no result
+    now = flat(json.loads(json.dumps(asdict(config))))  # lists and numbers as they come back from a file
+    changed = [
+        f"{key} was {text(before[key])}, is {text(now[key])}"
+        for key in before.keys() & now.keys()
+        if before[key] != now[key] and not key.startswith(NO_RESULT_DEPENDS_ON)
+    ]
     if changed:
-        raise _another_run(config, changed)
+        raise _another_run(config, sorted(changed))
     return results if results["status"] == "done" else None
+
+
+@rank_zero_only
+def set_finished_aside(config: TrainConfig) -> None:
+    """Move what a finished run left into ``earlier_1`` and so on, where ``resume=here`` would find nothing to do.
+
+    Only if ``skip_finished`` is off: then the run is wanted once more.
+    """
+    run = Path(config.output_dir)
+    if config.skip_finished or config.resume != "here" or not _is_done(run / "results.json"):
+        return
+    aside = next(path for number in itertools.count(1) if not (path := run / f"earlier_{number}").exists())
+    aside.mkdir()
+    for path in run.iterdir():
+        if path.name not in {".hydra", "error.txt"} and not path.name.startswith("earlier_") and path.suffix != ".log":
+            path.rename(aside / path.name)
+
+
+def _is_done(results: Path) -> bool:
+    try:
+        return bool(json.loads(results.read_text(encoding="utf-8"))["status"] == "done")
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _another_run(config: TrainConfig, changed: list[str]) -> UserError:

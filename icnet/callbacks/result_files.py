@@ -4,6 +4,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -33,22 +34,33 @@ class ResultFiles(Callback):
         self.batch_size = batch_size
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []
+        self._last: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the losses in the checkpoint."""
+        return {"losses": [loss.item() for loss in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a resumed run's losses."""
+        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep a loss now and then, on its device."""
+        self._last = outputs["loss"].detach()
         if trainer.global_step % self.every_n_steps == 0:
-            self._losses.append(outputs["loss"].detach())
+            self._losses.append(self._last)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or self._last is None:  # nothing was trained that was not before
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         results = next(callback for callback in callbacks if isinstance(callback, TrainingResults))
-        speed = next(callback for callback in callbacks if isinstance(callback, Throughput)).images_per_s
-        losses = [loss.item() for loss in self._losses]
+        throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
+        speed = throughput.images_per_s if throughput.timed_steps else None
+        losses = [loss.item() for loss in self._losses or [self._last]]
         images = self.batch_size * trainer.world_size
         case = f"{NETWORK}_bs{images}_{trainer.world_size}p_{self.kind}"
         lines: dict[str, Any] = {

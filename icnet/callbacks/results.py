@@ -33,6 +33,7 @@ class TrainingResults(Callback):
         self._started = time.time()
         self._loss: Tensor | None = None
         self._latest: dict[str, float | None] = {"train_loss": None, "images_per_s": None}
+        self._summary: dict[str, Any] = {}  # of this part of the run, or of the last one that trained
         self._trained = 0.0  # seconds of earlier parts of a resumed run
 
     @property
@@ -42,12 +43,16 @@ class TrainingResults(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the history in the checkpoint."""
-        return {"history": self.history, "confusion": self.confusion, "seconds": self.seconds, "latest": self._latest}
+        return {
+            "history": self.history, "confusion": self.confusion, "seconds": self.seconds, "latest": self._latest,
+            "performance": self._summary,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a resumed run's history."""
         self.history = list(state_dict["history"])
         self.confusion = state_dict.get("confusion")  # not in older checkpoints
+        self._summary = state_dict.get("performance", {})
         self._trained = state_dict["seconds"]
         self._latest = dict(state_dict["latest"])
 
@@ -105,15 +110,14 @@ class TrainingResults(Callback):
 
     def _note(self, trainer: Trainer) -> None:
         if self._loss is not None:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            speed = next((callback.images_per_s for callback in callbacks if isinstance(callback, Throughput)), None)
-            self._latest = {"train_loss": self._loss.item(), "images_per_s": speed}
+            speed = self._throughput(trainer)
+            self._latest = {"train_loss": self._loss.item(), "images_per_s": speed.images_per_s if speed else None}
+            self._summary = speed.summary(trainer.strategy.root_device) if speed else {}
 
     @staticmethod
-    def _performance(trainer: Trainer) -> dict[str, Any]:
+    def _throughput(trainer: Trainer) -> Throughput | None:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        speed = next((callback for callback in callbacks if isinstance(callback, Throughput)), None)
-        return speed.summary(trainer.strategy.root_device) if speed else {}
+        return next((callback for callback in callbacks if isinstance(callback, Throughput)), None)
 
     @property
     def seconds(self) -> float:
@@ -124,6 +128,9 @@ class TrainingResults(Callback):
         if not trainer.is_global_zero:
             return
         last, best = (self.history[-1], self.best) if self.history else (None, None)
+        speed = self._throughput(trainer)
+        if speed and self._loss is not None:  # a run that was over when it was resumed keeps what it measured before
+            self._summary = speed.summary(trainer.strategy.root_device)
         write_results(
             self.path,
             {
@@ -139,7 +146,8 @@ class TrainingResults(Callback):
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "seconds": round(self.seconds, 1),
-                "performance": self._performance(trainer),
+                "performance": self._summary,
+                "val_images": len(trainer.datamodule.val),  # type: ignore[attr-defined]
                 "devices": trainer.world_size,
                 **{
                     key: getattr(trainer.precision_plugin, key, None)

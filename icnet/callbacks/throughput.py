@@ -34,6 +34,11 @@ class Throughput(Callback):
         self._since = 0.0
         self._loaded = 0.0
 
+    @property
+    def timed_steps(self) -> int:
+        """Steps after the warm-up; without one ``images_per_s`` is that of the last step, whatever happened in it."""
+        return len(self._steps)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of a run that goes on in the middle of an epoch."""
         self._since = time.perf_counter()
@@ -71,7 +76,12 @@ class Throughput(Callback):
         pl_module.log("perf/images_per_s", self.images_per_s, prog_bar=True, batch_size=images)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the devices had to wait for data."""
+        """Say so if the devices had to wait for data, or if nothing was timed."""
+        if self._seen and not self.timed_steps:
+            log.warning(
+                "images/s was not measured: %d steps are no more than callbacks.throughput_warmup_steps=%d",
+                self._seen, self.warmup_steps,
+            )  # fmt: skip
         share = self.summary(pl_module.device).get("data_wait_share") or 0.0
         if share > LONG_WAIT:
             log.warning(

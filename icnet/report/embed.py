@@ -32,6 +32,7 @@ def pictures(run: Path) -> list[Picture]:
                 if (found := re.fullmatch(r"(best|worst)_(\d+)_(.*)", path.stem))]  # fmt: skip
     if extremes:
         extremes.sort(key=lambda item: (item[1][1], int(item[1][2])))
+        extremes = [item for item in extremes if int(item[1][2]) <= MOST // 2]  # as many of each
         mious = _mious(folder / "extremes.json")
         shown = [
             (path, f"{found[1]} {found[2]}", found[3], mious.get(path.name)) for path, found in extremes

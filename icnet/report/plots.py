@@ -40,7 +40,7 @@ def curves(series: Sequence[tuple[int, Points]], title: str, xlabel: str, *, per
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     style: Any = {
         "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.linewidth": 0.5,
@@ -72,6 +72,8 @@ def curves(series: Sequence[tuple[int, Points]], title: str, xlabel: str, *, per
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(x=0.02, y=0.08)
         axes.set_xlabel(xlabel)
+        if max((x for _, points in series for x, _ in points), default=0) >= 2:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         text = StringIO()
         canvas.print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _embed(text.getvalue(), escape(title), next(_figures))

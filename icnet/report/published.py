@@ -7,8 +7,28 @@ from icnet.report.runs import Run
 DEVICES = 8
 BATCH_SIZE = 16  # per device
 EPOCHS = 200
+VAL_IMAGES = 500
 MODEL = "icnet_resnet50"
-CROP = [960, 960]
+RECIPE = {
+    "data.val_split": "val",
+    "data.crop_size": [960, 960],
+    "data.scale_range": [512, 2048],
+    "data.flip": 0.5,
+    "data.blur": 0.5,
+    "data.color_jitter": 0.0,
+    "model.weights": None,
+    "optim.name": ("sgd", "npu_fused_sgd"),  # either: they give the same values
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 1e-4,
+    "optim.head_lr_mult": 1.0,
+    "scheduler.name": "cosine",
+    "scheduler.warmup_epochs": 3,
+    "trainer.batch_size": BATCH_SIZE,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": 0.0,
+    "callbacks.ema_decay": 0.0,
+}
+"""What all rows have in common, by key; loss and BatchNorm may be better here, and are not held to."""
 LIMITS = ("trainer.limit_train_batches", "trainer.limit_val_batches")
 
 
@@ -58,6 +78,11 @@ def match(run: Run) -> Row | None:
     return next((row for row in ROWS if (row.kind, row.lr, row.loss_scale, row.opt_level) == wanted), None)
 
 
+def limits(run: Run) -> list[str]:
+    """Say what kept a run from all of its data; a run that was not to be validated has no scores to doubt."""
+    return [f"{key} {given}" for key in LIMITS if (given := run.config(key)) not in {None, 0}]
+
+
 def shortfalls(run: Run, row: Row) -> list[str]:
     """Say why a run's figures cannot be compared with a published row; nothing if they can."""
     found = []
@@ -66,15 +91,18 @@ def shortfalls(run: Run, row: Row) -> list[str]:
     if (run.config("data.name"), run.results.get("data")) != ("cityscapes", "cityscapes"):
         found.append(f"data {run.results.get('data')}")
     epochs = run.results.get("epochs") or 0
-    if epochs < EPOCHS:
-        found.append(f"{epochs} of {EPOCHS} epochs")
+    if epochs != EPOCHS:
+        found.append(f"{epochs} of {EPOCHS} epochs" if epochs < EPOCHS else f"{epochs} epochs instead of {EPOCHS}")
     kind, devices = device_kind(run), run.results.get("devices")
     if (kind, devices) != (row.kind, DEVICES):
         found.append(f"{devices} {kind} instead of {DEVICES} {row.kind}")
-    for what, key, expected in (("batch", "trainer.batch_size", BATCH_SIZE), ("crop", "data.crop_size", CROP)):
-        if (given := run.config(key)) != expected:
-            found.append(f"{what} {given} instead of {expected}")
-    found += [f"{key} {given}" for key in LIMITS if (given := run.config(key)) is not None]
+    for key, expected in RECIPE.items():
+        allowed = expected if isinstance(expected, tuple) else (expected,)
+        if (given := run.config(key, allowed[0])) not in allowed:
+            found.append(f"{key} {given} instead of {allowed[0]}")
+    if (images := run.results.get("val_images") or VAL_IMAGES) != VAL_IMAGES:
+        found.append(f"{images} validation images instead of {VAL_IMAGES}")
+    found += limits(run)
     if run.results.get("model") != MODEL:
         found.append(f"{run.results.get('model')} instead of {MODEL}")
     return found

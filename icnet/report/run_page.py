@@ -95,7 +95,8 @@ def _facts(entry: Entry) -> list[dict[str, str]]:
         facts.append(_fact("running mean of mIoU", f"{percent(results['miou_running_mean'])} %", best))
     if entry.published:
         row, (final, best_) = entry.published, entry.differences
-        note = f"best {row.best:.1f} %; difference {signed(final)} / {signed(best_)}"
+        difference = "not compared" if final is None else f"difference {signed(final)} / {signed(best_)}"
+        note = f"best {row.best:.1f} %; {difference}"
         facts.append(_fact("published running mean", f"{row.final:.1f} %", note))
     for label, key in (("pixel accuracy", "pixel_acc"), ("category mIoU", "category_miou")):
         if results.get(key) is not None:
@@ -177,7 +178,8 @@ def _colors(names: list[str]) -> list[str]:
 
 def _classes_note(results: dict[str, Any]) -> str:
     if not results.get("history"):
-        return f"On {results.get('data')}, {results.get('split', 'val')}."
+        images = f", {results['val_images']} images" if results.get("val_images") else ""
+        return f"On {results.get('data')}, {results.get('split', 'val')}{images}."
     return f"Of the last validation, after epoch {results['history'][-1]['epoch']}."
 
 

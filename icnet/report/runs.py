@@ -152,11 +152,18 @@ def is_run(folder: Path) -> bool:
 def read_sweep(folder: Path) -> list[Run]:
     """Read the runs of a multirun folder, in the order of their numbers.
 
-    Raises:
-        UserError: If a file in it cannot be read.
+    A job whose files cannot be read is a run without results, whose failure says why.
     """
     jobs = [path for path in folder.iterdir() if is_run(path)]
-    return [read_run(job) for job in sorted(jobs, key=lambda path: (_job_number(path), _natural(path.name)))]
+    return [_read_job(job) for job in sorted(jobs, key=lambda path: (_job_number(path), _natural(path.name)))]
+
+
+def _read_job(folder: Path) -> Run:
+    """Read a job's folder; one that cannot be read is a row that says so, for the others' sake."""
+    try:
+        return read_run(folder)
+    except UserError as error:
+        return Run(folder.resolve().name, folder, [], {}, f"unreadable: {error}")
 
 
 def _job_number(folder: Path) -> float:

@@ -33,13 +33,15 @@ def changed(run: Run) -> list[tuple[str, str, str]]:
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Return each key whose value differs between runs, with the value in each of them (empty where it has none)."""
+    """Return each key whose value differs between the runs that have it, with the value in each of them."""
     configs = [flat(run.results.get("config") or {}) for run in runs]
     known = [config for config in configs if config]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [(key, [text(config[key]) if key in config else "" for config in configs]) for key in keys]
     return [
-        (key, values) for key, values in rows if key not in UNINTERESTING and len({text(c.get(key)) for c in known}) > 1
+        (key, values)
+        for key, values in rows
+        if key not in UNINTERESTING and len({text(config[key]) for config in known if key in config}) > 1
     ]
 
 

@@ -10,7 +10,7 @@ from icnet.report import page
 from icnet.report.runs import Points, Run
 from icnet.report.settings import differing
 from icnet.report.settings import text as plain
-from icnet.report.table import Entry, Table, markdown, percent, signed, write_csv
+from icnet.report.table import Entry, Table, comma_separated, markdown, percent, signed
 
 
 def write_table(table: Table, folder: Path, name: str = "report") -> Path:
@@ -28,7 +28,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
         UserError: If the folder cannot be written to.
     """
     page.write(folder / f"{name}.md", markdown(table))
-    write_csv(table, folder / f"{name}.csv")
+    page.write(folder / f"{name}.csv", comma_separated(table))
     runs = [entry.run for entry in table.entries]
     named = [replace(entry.run, name=entry.label) for entry in table.entries]
     scored = [run for run in runs if run.results.get("iou")]
@@ -36,7 +36,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
         folder / f"{name}.html",
         "sweep.html",
         title=table.title,
-        subtitle=f"{len(runs)} runs on {', '.join(table.data) or 'nothing'}",
+        subtitle=table.subtitle,
         warning=table.warning,
         notes=table.notes,
         headings=table.settings,
@@ -48,6 +48,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
         reasons=table.reasons,
         mixed=len(table.data) > 1,
         classes=class_rows(scored),
+        other_classes=len({tuple(run.results["iou"]) for run in scored}) > 1,
         names=[run.name for run in scored],
         wins=_wins(scored),
         differences=differences(scored),

@@ -1,13 +1,14 @@
 """One row a run: what was set, what came out, what was published, as text, Markdown, CSV and data for pages."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icnet.report.published import Row, match, shortfalls
+from icnet.report.published import Row, limits, match, shortfalls
 from icnet.report.runs import Run
 
 SETTINGS = {
@@ -21,12 +22,13 @@ SETTINGS = {
 SEARCH = "optuna"  # of hparams, the one that is no row
 
 NO_RESULTS = "Numbers from synthetic data are no results"
-REDUCED = "Reduced, so not comparable with the published figures"
+REDUCED = "Reduced, so not comparable with whole runs or published figures"
 UNITS = "mIoU is in percent here, and 0 to 1 in the files."
 LIKE_WITH_LIKE = (
     "The published figures are running means of mIoU, which is not the official metric, so the difference is taken "
     "from our running mean; marked rows have none."
 )
+NOT_COMPARED = "The published figures are running means of mIoU of whole runs; marked rows are not compared with them."
 
 
 LONGEST_LABEL = 48
@@ -166,10 +168,17 @@ class Table:
         return sorted({str(entry.run.results["data"]) for entry in self.entries if entry.run.results.get("data")})
 
     @property
+    def subtitle(self) -> str:
+        """How many runs there are, and on what."""
+        count = len(self.entries)
+        return f"{count} run{'' if count == 1 else 's'} on {', '.join(self.data) or 'nothing'}"
+
+    @property
     def notes(self) -> list[str]:
         """Sentences to read with the numbers."""
-        published = any(entry.published for entry in self.entries)
-        return [UNITS, LIKE_WITH_LIKE] if published else [UNITS]
+        published = [entry for entry in self.entries if entry.published]
+        compared = any(value is not None for entry in published for value in entry.differences)
+        return [UNITS, *([LIKE_WITH_LIKE if compared else NOT_COMPARED] if published else [])]
 
     @property
     def warning(self) -> str:
@@ -184,7 +193,7 @@ class Table:
         """Which rows cannot be compared with the published ones, and why; rows with the same reasons together."""
         groups: dict[str, list[str]] = {}
         for entry in self.entries:
-            if entry.marks and entry.published:
+            if entry.marks and (entry.published or not is_synthetic(entry.run)):
                 groups.setdefault("; ".join(entry.marks), []).append(entry.run.name)
         return [(_which(names, len(self.entries)), f"reduced: {why}") for why, names in groups.items()]
 
@@ -216,9 +225,18 @@ def tabulate(runs: Sequence[Run], title: str, *, sweep: bool = True) -> Table:
     entries = []
     for run, row in zip(runs, settings, strict=True):
         published = match(run)
-        marks = shortfalls(run, published) if published else ["synthetic data"] if is_synthetic(run) else []
+        marks = shortfalls(run, published) if published else _marks(run)
+        if run.failure and run.results:
+            marks.append("the figures are of an earlier attempt")
         entries.append(Entry(run, {heading: row.get(heading, "") for heading in headings}, published, marks))
     return Table(title, entries, headings)
+
+
+def _marks(run: Run) -> list[str]:
+    """Say why a run that has no published row is not what its data set's name promises."""
+    marks = ["synthetic data"] if is_synthetic(run) else []
+    marks += [run.status] if run.status in {"running", "stopped"} else []
+    return marks + (limits(run) if run.results else [])
 
 
 def _short(text: str) -> str:
@@ -264,7 +282,7 @@ def print_table(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    print(f"{table.title}: {len(table.entries)} runs on {', '.join(table.data) or 'nothing'}")
+    print(f"{table.title}: {table.subtitle}")
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)  # a file has no edge to fold the table at
@@ -321,13 +339,14 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def write_csv(table: Table, path: Path) -> None:
+def comma_separated(table: Table) -> str:
     """Write one row a run, every figure as it is in the files: mIoU and differences 0-1, published figures too."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        headings = [heading for column in COLUMNS for heading in column.csv]
-        writer.writerow(["run", *table.settings, *headings, "marks", "status", "error"])
-        for entry in table.entries:
-            values = [round(v, 6) if isinstance(v, float) else v for column in COLUMNS for v in column.values(entry)]
-            ends = ["; ".join(entry.marks), entry.run.status, entry.run.failure or ""]
-            writer.writerow([entry.run.name, *entry.settings.values(), *values, *ends])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    headings = [heading for column in COLUMNS for heading in column.csv]
+    writer.writerow(["run", *table.settings, *headings, "marks", "status", "error"])
+    for entry in table.entries:
+        values = [round(v, 6) if isinstance(v, float) else v for column in COLUMNS for v in column.values(entry)]
+        ends = ["; ".join(entry.marks), entry.run.status, entry.run.failure or ""]
+        writer.writerow([entry.run.name, *entry.settings.values(), *values, *ends])
+    return text.getvalue()

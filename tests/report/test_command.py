@@ -76,7 +76,7 @@ def test_multirun_ends_with_its_table_written(run, tmp_path, capsys):
     run(tmp_path / "0")
     ended(tmp_path)
     assert made(tmp_path, "report") == FILES
-    assert "1 runs on cityscapes" in capsys.readouterr().out
+    assert "1 run on cityscapes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("failures", "status"), [(["failed: x"], 2), (["failed: x", "died: y"], 1)])

@@ -195,6 +195,17 @@ def test_page_that_cannot_be_written_is_named(run, tmp_path):
         write_report(run(tmp_path / "run"), tmp_path / "file")
 
 
+def test_page_shows_as_many_worst_images_as_best(run, picture, tmp_path):
+    folder = run(tmp_path / "0")
+    (folder / EXTREMES).mkdir(parents=True)
+    for kind in ("best", "worst"):
+        for number in range(1, 7):
+            picture(folder / EXTREMES / f"{kind}_{number}_x.jpg")
+    text = write_report(folder).read_text()
+    kinds = re.findall(r"<b>((?:best|worst) \d)</b>", text)
+    assert kinds == [f"{kind} {number}" for kind in ("best", "worst") for number in (1, 2, 3)]
+
+
 def test_throughput_names_what_was_measured_once(run, tmp_path):
     measured = {
         "steps": 40, "peak_memory_mb": 1503.07, "images_per_s": 147.2, "step_ms_mean": 869.57, "step_ms_p10": 860.0,

@@ -35,11 +35,17 @@ def test_difference_is_running_mean_minus_published(run, tmp_path):
         ({"data": "camvid", "config": {"data.name": "camvid"}}, "data camvid"),
         ({"epochs": 3}, "3 of 200 epochs"),
         ({"devices": 2}, "2 npu instead of 8 npu"),
-        ({"config": {"trainer.batch_size": 2}}, "batch 2 instead of 16"),
-        ({"config": {"data.crop_size": [64, 64]}}, "crop [64, 64] instead of [960, 960]"),
+        ({"config": {"trainer.batch_size": 2}}, "trainer.batch_size 2 instead of 16"),
+        ({"config": {"data.crop_size": [64, 64]}}, "data.crop_size [64, 64] instead of [960, 960]"),
         ({"config": {"trainer.limit_train_batches": 2.0}}, "trainer.limit_train_batches 2.0"),
         ({"model": "icnet_resnet18"}, "icnet_resnet18 instead of icnet_resnet50"),
         ({"status": "stopped"}, "stopped"),
+        ({"config": {"optim.name": "adamw"}}, "optim.name adamw instead of sgd"),
+        ({"config": {"trainer.accumulate_grad_batches": 8}}, "trainer.accumulate_grad_batches 8 instead of 1"),
+        ({"config": {"model.weights": "x.pth"}}, "model.weights x.pth instead of None"),
+        ({"config": {"data.val_split": "train"}}, "data.val_split train instead of val"),
+        ({"val_images": 2}, "2 validation images instead of 500"),
+        ({"epochs": 300}, "300 epochs instead of 200"),
     ],
 )
 def test_reduced_run_has_published_figures_but_no_difference(run, tmp_path, change, reason):
@@ -208,8 +214,8 @@ def test_rows_come_in_the_order_of_their_jobs_and_are_named_once(run, tmp_path):
     assert table.settings == ["batch", "lr", "loss_scale", "opt_level"]
     # All three have the settings of one published row; two of them fall short of it in the same way.
     assert table.reasons == [
-        ("row npu_lr0.11_s32_o1", "reduced: batch 2 instead of 16"),
-        ("rows npu_lr0.1_s32_o1, npu_lr0.08_s32_o1", "reduced: batch 4 instead of 16"),
+        ("row npu_lr0.11_s32_o1", "reduced: trainer.batch_size 2 instead of 16"),
+        ("rows npu_lr0.1_s32_o1, npu_lr0.08_s32_o1", "reduced: trainer.batch_size 4 instead of 16"),
     ]
 
 
@@ -222,3 +228,29 @@ def test_table_in_a_file_is_not_folded(run, tmp_path, capsys):
         name, "16", "0.1", "32", "O1", "70.0", "72.0", "100", "68.3", "/", "69.1", "147.2", "68.1", "/", "68.3",
         "+0.2", "/", "+0.8", "done",
     ]  # fmt: skip
+
+
+def test_reduced_run_without_a_published_row_is_marked_too(run, evaluation, tmp_path):
+    part = run(tmp_path / "0", config={"optim.lr": 0.3, "trainer.limit_val_batches": 2})
+    assert table_of(part).entries[0].marks == ["trainer.limit_val_batches 2"]
+    config = {"ckpt": "best.ckpt", "seed": 1, "trainer": {"limit_val_batches": 2}}
+    entry = table_of(evaluation(tmp_path / "1", config=config)).entries[0]
+    assert (entry.marks, entry.badge) == (["trainer.limit_val_batches 2"], "REDUCED")
+    whole = table_of(run(tmp_path / "2", config={"optim.lr": 0.3})).entries[0]
+    assert (whole.marks, whole.badge) == ([], "")
+
+
+def test_run_that_cannot_be_read_is_a_row_that_says_so(run, tmp_path):
+    run(tmp_path / "0")
+    run(tmp_path / "1")
+    (tmp_path / "1" / "results.json").write_text('{"status": "do')
+    table = tabulate(read_sweep(tmp_path), "Sweep")
+    write_table(table, tmp_path)
+    assert [entry.run.status for entry in table.entries] == ["done", "unreadable"]
+    assert "cannot be read" in (tmp_path / "report.html").read_text()
+
+
+def test_figures_of_an_earlier_attempt_are_marked(run, tmp_path):
+    folder = run(tmp_path / "0", config={"optim.lr": 0.3})
+    (folder / "error.txt").write_text("failed: no device")
+    assert table_of(folder).entries[0].marks == ["the figures are of an earlier attempt"]
