@@ -58,8 +58,8 @@ class ResultFiles(Callback):
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         results = next(callback for callback in callbacks if isinstance(callback, TrainingResults))
-        throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
-        speed = throughput.images_per_s if throughput.timed_steps else None
+        throughput = Throughput.of(trainer)
+        speed = throughput.images_per_s if throughput and throughput.timed_steps else None
         losses = [loss.item() for loss in self._losses or [self._last]]
         images = self.batch_size * trainer.world_size
         case = f"{NETWORK}_bs{images}_{trainer.world_size}p_{self.kind}"

@@ -110,14 +110,9 @@ class TrainingResults(Callback):
 
     def _note(self, trainer: Trainer) -> None:
         if self._loss is not None:
-            speed = self._throughput(trainer)
+            speed = Throughput.of(trainer)
             self._latest = {"train_loss": self._loss.item(), "images_per_s": speed.images_per_s if speed else None}
             self._summary = speed.summary(trainer.strategy.root_device) if speed else {}
-
-    @staticmethod
-    def _throughput(trainer: Trainer) -> Throughput | None:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        return next((callback for callback in callbacks if isinstance(callback, Throughput)), None)
 
     @property
     def seconds(self) -> float:
@@ -128,7 +123,7 @@ class TrainingResults(Callback):
         if not trainer.is_global_zero:
             return
         last, best = (self.history[-1], self.best) if self.history else (None, None)
-        speed = self._throughput(trainer)
+        speed = Throughput.of(trainer)
         if speed and self._loss is not None:  # a run that was over when it was resumed keeps what it measured before
             self._summary = speed.summary(trainer.strategy.root_device)
         write_results(

@@ -34,6 +34,12 @@ class Throughput(Callback):
         self._since = 0.0
         self._loaded = 0.0
 
+    @classmethod
+    def of(cls, trainer: Trainer) -> "Throughput | None":
+        """Return the one that watches a run."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        return next((callback for callback in callbacks if isinstance(callback, cls)), None)
+
     @property
     def timed_steps(self) -> int:
         """Steps after the warm-up; without one ``images_per_s`` is that of the last step, whatever happened in it."""

@@ -32,6 +32,9 @@ RECIPE = {
 LIMITS = ("trainer.limit_train_batches", "trainer.limit_val_batches")
 
 
+SPEED = "Published speed: 83 images/s on eight GPUs; on eight NPUs 83, and 147.2 with a newer torch_npu."
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: what was set and what came out, in percent, both means of running values."""

@@ -9,9 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from icnet.report.formats import print_failures, print_table
 from icnet.report.runs import read_sweep
 from icnet.report.sweep_page import write_table
-from icnet.report.table import print_failures, print_table, sweep_title, tabulate
+from icnet.report.table import sweep_title, tabulate
 
 log = logging.getLogger(__name__)
 

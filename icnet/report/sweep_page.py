@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from icnet.report import page
+from icnet.report.formats import comma_separated, markdown
 from icnet.report.runs import Points, Run
 from icnet.report.settings import differing
 from icnet.report.settings import text as plain
-from icnet.report.table import Entry, Table, comma_separated, markdown, percent, signed
+from icnet.report.table import Entry, Table, percent, signed
 
 
 def write_table(table: Table, folder: Path, name: str = "report") -> Path:

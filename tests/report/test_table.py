@@ -4,10 +4,11 @@ import csv
 
 import pytest
 
+from icnet.report.formats import markdown, print_table
 from icnet.report.published import ROWS
 from icnet.report.runs import read_run, read_sweep
 from icnet.report.sweep_page import class_rows, differences, write_table
-from icnet.report.table import COLUMNS, markdown, print_table, tabulate
+from icnet.report.table import COLUMNS, tabulate
 
 
 def table_of(*folders, **options):
