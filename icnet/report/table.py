@@ -58,7 +58,7 @@ class Entry:
     @property
     def label(self) -> str:
         """The run's name and what tells it from the others, short enough for a legend."""
-        if self.run.overrides.get("hparams") == self.run.name:
+        if not self.run.name.isdigit():  # a name that says something already
             return self.run.name
         row = self.settings.get("row")
         words = [row] if row else [f"{key}={value}" for key, value in self.settings.items() if value]
@@ -260,7 +260,8 @@ def _differing(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Return the main settings, as far as they differ between runs of different commands."""
     rows = [
         {key: number(run.results.get(key)) for key in ("data", "model")}
-        | {heading: number(run.config(key)) for heading, key in SETTINGS.items()}
+        # An evaluation's configuration has a batch of training too, which it does not use.
+        | {heading: number(None if "ckpt" in run.results else run.config(key)) for heading, key in SETTINGS.items()}
         for run in runs
     ]
     return [{key: value for key, value in row.items() if len({other[key] for other in rows}) > 1} for row in rows]
