@@ -97,7 +97,7 @@ def scaled_down(table: str, small: tuple[str, ...], folder: Path) -> tuple[str, 
     words = [word for word in small if not word.startswith(("optim.lr", "trainer=", "trainer.batch_size"))]
     return (
         "-m", f"experiment={table}", *words, "trainer=cpu_2p", "trainer.batch_size=1", "trainer.max_epochs=1",
-        "callbacks.pictures=0", f"hydra.sweep.dir={folder}",
+        "trainer.limit_train_batches=1", "callbacks.pictures=0", f"hydra.sweep.dir={folder}",
     )  # fmt: skip
 
 
