@@ -164,13 +164,15 @@ def test_finished_row_is_no_result_of_another_configuration_and_can_be_trained_a
         other = script("train", *run, word)
         assert other.status == 2
         assert "holds a run of another configuration" in other.error
-    kept = script("train", *run, "callbacks.pictures=0", "logger=csv")  # nothing that a result depends on
-    assert "is done already" in kept.out
+    same = script("train", *run, "callbacks.pictures=0", "logger=csv")  # nothing that a result depends on
+    assert "is done already" in same.out
     assert results(tmp_path) == before
     again = script("train", *run, "skip_finished=false")
     assert again.status == 0, again.err
     assert results(tmp_path / "earlier_1") == before
-    assert (tmp_path / "earlier_1" / "checkpoints" / "last.ckpt").exists()
+    for kept in ("checkpoints/last.ckpt", "ICNet_bs2_1p_acc.log", "report.html"):
+        assert (tmp_path / "earlier_1" / kept).exists(), kept
+    assert (tmp_path / "train_0.log").exists()
     repeated = results(tmp_path)
     assert repeated["steps"] == before["steps"] == 3
     assert repeated["performance"]["steps"] == 2

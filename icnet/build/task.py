@@ -249,7 +249,8 @@ def set_finished_aside(config: TrainConfig) -> None:
     aside = next(path for number in itertools.count(1) if not (path := run / f"earlier_{number}").exists())
     aside.mkdir()
     for path in run.iterdir():
-        if path.name not in {".hydra", "error.txt"} and not path.name.startswith("earlier_") and path.suffix != ".log":
+        # The logs go on: this process has its own open already.
+        if path.name not in {".hydra", "error.txt"} and not path.name.startswith(("earlier_", "train_")):
             path.rename(aside / path.name)
 
 
