@@ -1,7 +1,7 @@
 """Segment images and videos: ``python demo.py input=FILE|FOLDER|GLOB|VIDEO``; ``python demo.py --help``."""
 
-from icnet import command
 from icnet.config import DemoConfig
+from icnet.launch import command
 
 
 @command.script("demo", DemoConfig)
@@ -9,9 +9,9 @@ def main(config: DemoConfig) -> None:
     """Open the model, segment every file and say how fast."""
     from pathlib import Path
 
-    from icnet.deploy.choose import choose_device, find_checkpoint
-    from icnet.deploy.demo_runner import Demo, find_inputs
+    from icnet.deploy.demo import Demo, find_inputs
     from icnet.deploy.inference import Inference
+    from icnet.deploy.locate import choose_device, find_checkpoint
     from icnet.deploy.segmenter import open_segmenter
     from icnet.errors import UserError
 

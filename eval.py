@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or an exported ONNX file: ``python eval.py ckpt=PATH``; ``python eval.py --help``."""
 
-from icnet import command
 from icnet.config import EvalConfig
+from icnet.launch import command
 
 
 @command.script("eval", EvalConfig)
@@ -9,13 +9,14 @@ def main(config: EvalConfig) -> float | None:
     """Find the checkpoint, then evaluate in as many processes as there are devices; returns the mIoU (0-1)."""
     from pathlib import Path
 
-    from icnet import build, launch
-    from icnet.deploy.choose import find_checkpoint
+    from icnet import factory
+    from icnet.deploy.locate import find_checkpoint
+    from icnet.launch import processes
 
-    build.check_output(Path(config.output_dir))
+    factory.check_output(Path(config.output_dir))
     config.ckpt = str(find_checkpoint(config.ckpt))
-    build.prepare_data(build.evaluation_data(config))
-    return launch.run(evaluate, config, build.process_count(config.trainer))
+    factory.prepare_data(factory.evaluation_data(config))
+    return processes.run(evaluate, config, factory.process_count(config.trainer))
 
 
 def evaluate(config: EvalConfig) -> float | None:
@@ -24,26 +25,27 @@ def evaluate(config: EvalConfig) -> float | None:
 
     import torch
 
-    from icnet import build, evaluation
-    from icnet.report import leave_report
-    from icnet.results import environment, write_results
+    from icnet import factory
+    from icnet.deploy import scoring
+    from icnet.report import write_report_or_warn
+    from icnet.run.results import environment, write_results
 
-    data = build.evaluation_data(config)
-    module = build.data_module(data, config.seed, train=False)
+    data = factory.evaluation_data(config)
+    module = factory.data_module(data, config.seed, train=False)
     run = Path(config.output_dir)
-    task = build.evaluation_task(config, module.classes, run)
-    trainer = build.evaluation_trainer(config, module)
+    task = factory.evaluation_task(config, module.classes, run)
+    trainer = factory.evaluation_trainer(config, module)
     trainer.test(task, module, verbose=False)
     if not trainer.is_global_zero:
         return None
-    title = f"{build.data_title(data)}, {data.val_split}: {Path(config.ckpt or '').name} ({task.segmenter.runtime})"
-    evaluation.print_scores(task.scores, title)
-    evaluation.write_csv(run / "iou.csv", task.scores)
-    evaluation.draw_confusion(run / "confusion.png", torch.tensor(task.scores["confusion"]), module.classes, title)
-    about = build.evaluation_about(config, data, task.segmenter)
+    title = f"{factory.data_title(data)}, {data.val_split}: {Path(config.ckpt or '').name} ({task.segmenter.runtime})"
+    scoring.print_scores(task.scores, title)
+    scoring.write_csv(run / "iou.csv", task.scores)
+    scoring.draw_confusion(run / "confusion.png", torch.tensor(task.scores["confusion"]), module.classes, title)
+    about = factory.evaluation_about(config, data, task.segmenter)
     about |= {"val_images": len(module.val), **task.scores, **environment(trainer.strategy.root_device)}
     write_results(run / "results.json", about)
-    leave_report(run)
+    write_report_or_warn(run)
     print(f"report.html, results.json, iou.csv and confusion.png are in {run}")
     return task.scores["miou"]
 

@@ -1,7 +1,7 @@
 """Export a checkpoint as ONNX and verify it: ``python export.py ckpt=PATH``; ``python export.py --help``."""
 
-from icnet import command
 from icnet.config import ExportConfig
+from icnet.launch import command
 
 
 @command.script("export", ExportConfig)
@@ -13,10 +13,10 @@ def main(config: ExportConfig) -> float:
     from rich.console import Console
     from rich.table import Table
 
-    from icnet.deploy.choose import find_checkpoint
-    from icnet.deploy.network import read_network, trained_on
-    from icnet.deploy.onnx_export import GraphSpec, export_verified
+    from icnet.deploy.export import GraphSpec, export_verified
+    from icnet.deploy.locate import find_checkpoint
     from icnet.deploy.onnx_session import describe_ports
+    from icnet.deploy.trained_network import read_network, trained_on
 
     start = time.perf_counter()
     options = dict(vars(config.export))

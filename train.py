@@ -1,21 +1,22 @@
 """Train ICNet: ``python train.py data=street``; ``python train.py --help`` lists every key."""
 
-from icnet import command
 from icnet.config import TrainConfig
+from icnet.launch import command
 
 
 @command.script("train", TrainConfig)
 def main(config: TrainConfig) -> float | None:
     """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
-    from icnet import build, launch
+    from icnet import factory
+    from icnet.launch import processes
 
-    done = build.finished_results(config)
+    done = factory.finished_results(config)
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")
         return done["best_miou"]
-    build.set_finished_aside(config)
-    build.prepare_data(config.data)
-    return launch.run(fit, config, build.process_count(config.trainer))
+    factory.archive_finished(config)
+    factory.prepare_data(config.data)
+    return processes.run(fit, config, factory.process_count(config.trainer))
 
 
 def fit(config: TrainConfig) -> float | None:
@@ -25,22 +26,22 @@ def fit(config: TrainConfig) -> float | None:
 
     from lightning.pytorch import seed_everything
 
-    from icnet import build
-    from icnet.report import leave_report
+    from icnet import factory
+    from icnet.report import write_report_or_warn
 
     seed_everything(config.seed, verbose=False)
-    build.prepare_device(config.trainer)
-    data = build.data_module(config.data, config.seed)
-    task = build.task(config, data.classes)
+    factory.prepare_device(config.trainer)
+    data = factory.data_module(config.data, config.seed)
+    task = factory.task(config, data.classes)
     run = Path(config.output_dir)
-    resume = build.resume_path(config, len(data.classes))
+    resume = factory.resume_path(config, len(data.classes))
     if resume:
-        build.bring_best_along(resume, run)
-    trainer = build.lightning_trainer(config, data)
+        factory.copy_best_checkpoint(resume, run)
+    trainer = factory.lightning_trainer(config, data)
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:
         return None
-    leave_report(run)
+    write_report_or_warn(run)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     best = results["best_miou"]
     scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results['best_epoch']}"

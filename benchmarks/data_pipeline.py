@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks import common
-from icnet import build
+from icnet import factory
 from icnet.config import DataConfig
 from icnet.data import street
 from icnet.models.modules import ImageNormalizer
@@ -52,7 +52,7 @@ def measure(root: Path, title: str, samples: int, repeats: int, reference: Path 
         repeats: Rounds.
         reference: The peer's clone, if there is one.
     """
-    ours = build.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0).train
+    ours = factory.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0).train
     assert ours is not None
     normalize = ImageNormalizer()
 

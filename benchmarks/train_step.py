@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from icnet import build
+from icnet import factory
 from icnet.config import DataConfig, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
 from icnet.data.street import draw_scene
 from icnet.models.checkpoints import from_reference
 from icnet.models.modules import ImageNormalizer
-from icnet.optim import parameter_groups, sgd
+from icnet.training.optim import parameter_groups, sgd
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         optim=OptimConfig(),
         scheduler=SchedulerConfig(),
     )
-    task = build.task(config, CITYSCAPES_CLASSES).to(device).train()
+    task = factory.task(config, CITYSCAPES_CLASSES).to(device).train()
     losses: dict[str, Callable[[], Tensor]] = {"icnet": lambda: task.criterion(task(image), mask)["loss"]}
     groups = {"icnet": parameter_groups(task.net.backbone_parameters(), task.net.head_parameters(), 0.01, 1.0)}
 

@@ -231,7 +231,7 @@ class TrainerConfig:
     batch_size: int = 7  # per device; data.batch_size follows it
     max_epochs: int = 200
     max_steps: int = -1  # optimizer steps; -1 = no bound
-    val_every_n_epochs: int = 1  # 0 = the published rhythm: see PublishedRhythm
+    val_every_n_epochs: int = 1  # 0 = the published rhythm: see PublishedValidationSchedule
     log_every_n_steps: int = 10
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 0.0  # largest norm of the gradient; 0 = off
@@ -261,7 +261,7 @@ class TrainerConfig:
 
 @dataclass
 class AmpConfig:
-    """Mixed precision, as apex named it; see ``icnet.precision``."""
+    """Mixed precision, as apex named it; see ``icnet.training.precision``."""
 
     opt_level: str = "O0"  # O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast
     loss_scale: Any = 1  # a number, which is never checked, or dynamic (O1 and O2)

@@ -572,7 +572,7 @@ def test_devices_that_are_not_here_are_refused(train, monkeypatch):
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_logger_without_its_package_says_what_to_install(train, monkeypatch, package):
-    monkeypatch.setattr("icnet.build.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("icnet.factory.trainer.find_spec", lambda name: None)
     assert_refused(train(f"logger={package}", "logger.tensorboard=false"), f"pip install {package}")
 
 
@@ -672,7 +672,7 @@ def test_defect_keeps_its_traceback(train, monkeypatch, error):
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr("icnet.build.prepare_data", fail)
+    monkeypatch.setattr("icnet.factory.prepare_data", fail)
     with pytest.raises(type(error)):
         train()
 
@@ -682,5 +682,5 @@ def test_file_system_that_refuses_is_no_defect(train, monkeypatch, number):
     def fail(_: object) -> None:
         raise OSError(number, os.strerror(number), "/data/scenes")
 
-    monkeypatch.setattr("icnet.build.prepare_data", fail)
+    monkeypatch.setattr("icnet.factory.prepare_data", fail)
     assert_refused(train(), "/data/scenes cannot be used", os.strerror(number))

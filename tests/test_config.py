@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from icnet import build
+from icnet import factory
 from icnet.config import TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
@@ -37,13 +37,13 @@ def test_option_composes_and_builds(group, option, monkeypatch):
     config = train_config(f"{group}={option}")
     if config.logger.wandb or config.logger.mlflow:
         with pytest.raises(UserError, match="pip install"):
-            build.loggers(config)
-    task = build.task(config, CITYSCAPES_CLASSES)
+            factory.loggers(config)
+    task = factory.task(config, CITYSCAPES_CLASSES)
     assert isinstance(task.net, ICNet)
     assert task.net.num_classes == 19
     assert set(task.criterion.weights) == {"sub124", "sub24", "sub4"}
-    names = {type(callback).__name__ for callback in build.callbacks(config, CITYSCAPES_CLASSES)}
-    assert {"ModelCheckpoint", "NonFiniteLoss", "TrainingResults", "Throughput"} <= names
+    names = {type(callback).__name__ for callback in factory.callbacks(config, CITYSCAPES_CLASSES)}
+    assert {"ModelCheckpoint", "StopOnNonFiniteLoss", "TrainingResults", "SpeedMonitor"} <= names
 
 
 def test_every_group_folder_is_known():

@@ -12,8 +12,8 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as offic
 
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, ClassTable
 from icnet.deploy.inference import Inference
+from icnet.deploy.scoring import EvaluationTask
 from icnet.errors import UserError
-from icnet.evaluation import EvaluationTask
 from icnet.models.checkpoints import read_checkpoint
 
 CKPT = "checkpoints/best.ckpt"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from icnet.callbacks import throughput
-from icnet.callbacks.rhythm import PublishedRhythm
-from icnet.callbacks.throughput import Throughput
 from icnet.models.checkpoints import load_file
+from icnet.training.callbacks import throughput
+from icnet.training.callbacks.speed_monitor import SpeedMonitor
+from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED_KEYS = [
@@ -37,7 +37,7 @@ def test_published_rhythm_of_validations(devices, expected):
     validated = []
     for epoch in range(200):
         trainer.current_epoch = epoch
-        PublishedRhythm().on_train_epoch_start(trainer, None)
+        PublishedValidationSchedule().on_train_epoch_start(trainer, None)
         if (epoch + 1) % trainer.check_val_every_n_epoch == 0:  # Lightning's rule
             validated.append(epoch + 1)
     assert validated == expected
@@ -49,7 +49,7 @@ def test_throughput_counts_loading_and_leaves_out_warm_up_and_validation(monkeyp
     module = SimpleNamespace(device=torch.device("cpu"), log=lambda *_, **__: None)
     trainer = SimpleNamespace(world_size=2)
     batch = {"image": torch.zeros(4, 1)}
-    speed = Throughput(warmup_steps=1)
+    speed = SpeedMonitor(warmup_steps=1)
     speed.on_train_start(trainer, module)  # at 0
     speed.on_train_epoch_start(trainer, module)  # at 100
     for _ in range(3):  # batch there at 101, 103, 105: step done at 103, 104, 107

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icnet.data.labels import ClassTable
-from icnet.deploy.network import TORCH_SUFFIXES, class_table, read_network
 from icnet.deploy.onnx_session import ONNX_SUFFIX, open_session
+from icnet.deploy.trained_network import TORCH_SUFFIXES, class_table, read_network
 from icnet.errors import UserError
 from icnet.models.folding import fold_batchnorm
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
 
 REQUIRED_METADATA = ("names", "palette", "mean", "std", "normalize", "head")
-"""What an ``.onnx`` file has to say about itself; ``icnet.deploy.onnx_export`` writes it."""
+"""What an ``.onnx`` file has to say about itself; ``icnet.deploy.export`` writes it."""
 
 
 class Segmenter(nn.Module, ABC):

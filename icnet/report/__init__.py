@@ -5,12 +5,12 @@ from pathlib import Path
 
 from icnet.report.run_page import write_report
 
-__all__ = ["leave_report", "write_report"]
+__all__ = ["write_report_or_warn", "write_report"]
 
 log = logging.getLogger(__name__)
 
 
-def leave_report(folder: Path) -> None:
+def write_report_or_warn(folder: Path) -> None:
     """Write a finished run's page; what goes wrong with it costs a line in the log and nothing else."""
     try:
         write_report(folder)

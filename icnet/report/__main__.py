@@ -9,9 +9,9 @@ from pathlib import Path
 from icnet.errors import UserError
 from icnet.report.formats import print_failures, print_table
 from icnet.report.run_page import write_report
-from icnet.report.runs import is_run, read_all
 from icnet.report.sweep_page import write_table
 from icnet.report.table import sweep_title, tabulate
+from icnet.run.reader import is_run, read_all
 
 USER_MISTAKE = 2
 

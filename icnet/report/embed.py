@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from icnet.run.paths import EXTREMES
+
 BUDGET = 2_700_000  # bytes of all pictures of a page; a third more as text, within 5 MB with the rest
 WIDTHS = (1800, 1440, 1200, 960, 720, 480)  # pixels, tried in turn
 MOST = 6  # pictures of a page
-EXTREMES = Path("pictures", "extremes")
-"""Folder of ``best_1_NAME.jpg`` to ``worst_3_NAME.jpg``; ``extremes.json`` there maps file names to mIoU (0-1)."""
 
 
 @dataclass(frozen=True)

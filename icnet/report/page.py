@@ -9,7 +9,7 @@ from typing import Any
 
 from icnet.errors import UserError
 from icnet.report import plots
-from icnet.report.runs import Points
+from icnet.run.reader import Points
 
 _LINES = ("solid", "dashed", "dotted", "dashed")  # the nearest that CSS has to the dashes of plots
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icnet.report.runs import Points
+from icnet.run.reader import Points
 
 COLORS = 8
 """How many colours the style sheet has for series (``--c1`` and on)."""

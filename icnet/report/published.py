@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from icnet.report.runs import Run
+from icnet.run.reader import Run
 
 DEVICES = 8
 BATCH_SIZE = 16  # per device

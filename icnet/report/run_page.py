@@ -8,9 +8,9 @@ from icnet.errors import UserError
 from icnet.report import page
 from icnet.report.embed import pictures
 from icnet.report.plots import group
-from icnet.report.runs import Run, read_run
-from icnet.report.settings import changed
 from icnet.report.table import NO_RESULTS, REDUCED, Entry, is_synthetic, number, percent, rate, signed, tabulate
+from icnet.run.differences import changed
+from icnet.run.reader import Run, read_run
 
 MEASURED = {
     "steps": "steps that were timed",

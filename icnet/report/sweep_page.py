@@ -8,10 +8,10 @@ from typing import Any
 
 from icnet.report import page
 from icnet.report.formats import comma_separated, markdown
-from icnet.report.runs import Points, Run
-from icnet.report.settings import differing
-from icnet.report.settings import text as plain
 from icnet.report.table import Entry, Table, percent, signed
+from icnet.run.differences import differing
+from icnet.run.differences import text as plain
+from icnet.run.reader import Points, Run
 
 
 def write_table(table: Table, folder: Path, name: str = "report") -> Path:

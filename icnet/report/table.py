@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icnet.report.published import SPEED, Row, limits, match, shortfalls
-from icnet.report.runs import Run
+from icnet.run.reader import Run
 
 SETTINGS = {
     "batch": "trainer.batch_size",

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
-from icnet.deploy.network import read_network
-from icnet.deploy.onnx_export import GraphSpec, describe, export_onnx
+from icnet.deploy.export import GraphSpec, describe, export_onnx
 from icnet.deploy.segmenter import OnnxSegmenter, TorchSegmenter, open_segmenter
+from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 
 CPU = torch.device("cpu")

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 INSIDE = "tests/npu/inside"
-ELSEWHERE = [("tests/test_precision.py", "test_npu_trains_and_resumes_as_the_cpu_does")]  # skipped where no NPU is
+ELSEWHERE = [
+    ("tests/training/test_precision.py", "test_npu_trains_and_resumes_as_the_cpu_does")
+]  # skipped where no NPU is
 
 
 def checks() -> list[tuple[str, str]]:

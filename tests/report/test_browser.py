@@ -10,9 +10,9 @@ import pytest
 
 from icnet.report import write_report
 from icnet.report.embed import EXTREMES
-from icnet.report.runs import read_run
 from icnet.report.sweep_page import write_table
 from icnet.report.table import tabulate
+from icnet.run.reader import read_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

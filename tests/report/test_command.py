@@ -7,7 +7,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from icnet.report import sweep
+from icnet.launch import sweep
 from icnet.report.__main__ import main
 
 FILES = ["csv", "html", "md"]
@@ -63,7 +63,7 @@ def test_output_that_is_a_file_ends_in_one_line(run, tmp_path, capsys):
 
 
 def test_command_loads_no_torch():
-    code = "import sys, icnet.report.sweep, icnet.report.__main__; print(*sys.modules)"
+    code = "import sys, icnet.launch.sweep, icnet.report.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "lightning", "matplotlib", "jinja2", "cv2", "rich"} & set(done.stdout.split())
 

@@ -9,10 +9,10 @@ import pytest
 from icnet.errors import UserError
 from icnet.report import write_report
 from icnet.report.embed import EXTREMES
-from icnet.report.runs import read_run
-from icnet.report.settings import changed
 from icnet.report.sweep_page import write_table
 from icnet.report.table import tabulate
+from icnet.run.differences import changed
+from icnet.run.reader import read_run
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 NASTY = "<script>alert(1)</script>\"'&$x^2$"
@@ -212,7 +212,7 @@ def test_throughput_names_what_was_measured_once(run, tmp_path):
         "step_ms_median": 868.0, "step_ms_p90": 881.0, "data_wait_share": 0.123,
     }  # fmt: skip
     text = write_report(run(tmp_path / "0", performance=measured)).read_text()
-    table = text.split("<h2>Throughput</h2>")[1].split("</table>")[0]
+    table = text.split("<h2>SpeedMonitor</h2>")[1].split("</table>")[0]
     rows = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td>', table)
     assert rows == [
         ("images/s", "147.20"), ("devices", "8"), ("images per device and step", "16"), ("steps", "4600"),

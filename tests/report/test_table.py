@@ -6,9 +6,9 @@ import pytest
 
 from icnet.report.formats import markdown, print_table
 from icnet.report.published import ROWS
-from icnet.report.runs import read_run, read_sweep
 from icnet.report.sweep_page import class_rows, differences, write_table
 from icnet.report.table import COLUMNS, tabulate
+from icnet.run.reader import read_run, read_sweep
 
 
 def table_of(*folders, **options):

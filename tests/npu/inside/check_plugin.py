@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from icnet import npu
-from icnet.build import devices
 from icnet.config import TrainerConfig
 from icnet.errors import UserError
-from icnet.precision import precision_plugin
+from icnet.factory import devices
+from icnet.training.precision import precision_plugin
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_wrong_devices_in_the_configuration_say_how_many_there_are(given, words)
 
 def test_auto_finds_the_npus_first():
     trainer = TrainerConfig()
-    devices.settle_accelerator(trainer)
+    devices.resolve_accelerator(trainer)
     assert trainer.accelerator == "npu"
     arguments = devices.device_arguments(trainer)
     assert isinstance(arguments["strategy"], npu.NPUDDPStrategy | npu.SingleNPUStrategy)

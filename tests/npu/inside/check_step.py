@@ -7,10 +7,10 @@ from torch.utils._pytree import tree_leaves
 
 from icnet import npu
 from icnet.data.labels import IGNORE_INDEX
-from icnet.losses import CascadeLoss
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
-from icnet.optim import parameter_groups, sgd
+from icnet.training.losses import CascadeLoss
+from icnet.training.optim import parameter_groups, sgd
 
 DATA_DEPENDENT = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::_local_scalar_dense", "aten::item"}
 

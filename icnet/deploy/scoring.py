@@ -1,0 +1,169 @@
+"""Scoring a network, in whatever runtime, on whole images."""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from icnet.data.drawing import comparison, save
+from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, TRAIN_ID_TO_LABEL_ID, ClassTable
+from icnet.deploy.inference import Inference
+from icnet.deploy.segmenter import Segmenter
+from icnet.errors import UserError
+from icnet.training.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
+
+
+class EvaluationTask(LightningModule):
+    """Run a segmenter over the validation images and count.
+
+    Args:
+        segmenter: Torch or ONNX.
+        inference: Scales, flip and windows.
+        classes: The data set's classes.
+        pictures: Folder for image, label and prediction side by side; None for none.
+        label_ids: Folder for PNGs that the Cityscapes server accepts; None for none.
+
+    Raises:
+        UserError: If label ids are asked for and the classes are not those of Cityscapes.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, inference: Inference, classes: ClassTable, *, pictures: Path | None = None,
+        label_ids: Path | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if label_ids and classes.names != CITYSCAPES_CLASSES.names:
+            raise UserError(
+                f"save_label_ids=true writes ids of the {len(CITYSCAPES_CLASSES)} Cityscapes classes, and this data "
+                f"has {len(classes)} of its own; use save_pictures=true, or demo.py, whose *_ids.png hold class indices"
+            )
+        self.segmenter = segmenter
+        self.inference = inference
+        self.classes = classes
+        self.pictures = pictures
+        self.label_ids = label_ids
+        self.metrics = segmentation_metrics(len(classes), IGNORE_INDEX)
+        self.running_mean = RunningMeanIoU(len(classes), IGNORE_INDEX)
+        self.scores: dict[str, Any] = {}
+        self._images = 0
+        self._seconds = 0.0
+        for folder in (pictures, label_ids):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Predict and count one batch; returns (N, H, W) train ids, for pictures."""
+        started = time.perf_counter()
+        preds = self.inference(self.segmenter, batch["image"]).argmax(1)
+        _wait_for(self.device)
+        if batch_idx:  # the first is slower everywhere: memory is laid out, kernels are chosen
+            self._images += len(preds)
+            self._seconds += time.perf_counter() - started
+        self.metrics.update(preds, batch["mask"])
+        self.running_mean.update(preds, batch["mask"], batch["index"])
+        for image, mask, pred, name in zip(batch["image"], batch["mask"], preds, batch["name"], strict=True):
+            if self.pictures:
+                pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
+                save(self.pictures / f"{name}.jpg", comparison(pixels, truth, guess, self.classes))
+            if self.label_ids:
+                # The server looks for each image's name in the name of exactly one file.
+                save(self.label_ids / f"{name}_pred_labelIds.png", TRAIN_ID_TO_LABEL_ID[pred.cpu().numpy()])
+        return preds
+
+    def on_test_epoch_end(self) -> None:
+        """Sum up over all devices."""
+        scores = self.metrics.compute()
+        confusion = scores["confusion"].cpu()
+        self.scores = {
+            "miou": scores["miou"].item(),
+            "pixel_acc": pixel_accuracy(confusion).item(),
+            "miou_running_mean": self.running_mean.compute().item(),
+            "iou": dict(zip(self.classes.names, iou_per_class(confusion).tolist(), strict=True)),
+            "confusion": confusion.tolist(),
+            "images_per_s": self.trainer.world_size * self._images / self._seconds if self._images else None,
+        }
+        if self.classes.categories:
+            categories = iou_per_category(confusion, self.classes.categories)
+            present = [value for value in categories.values() if value == value]  # NaN is not equal to itself
+            self.scores["iou_category"] = categories
+            self.scores["category_miou"] = sum(present) / len(present) if present else float("nan")
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize(device)
+
+
+def write_csv(path: Path, scores: dict[str, Any]) -> None:
+    """Write one row per class: ``class,iou`` (0-1, empty for absent classes), then the means."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "iou"])
+        rows = [*scores["iou"].items(), *((key, scores.get(key)) for key in ("miou", "category_miou", "pixel_acc"))]
+        writer.writerows([name, "" if value is None or value != value else f"{value:.6f}"] for name, value in rows)
+
+
+def print_scores(scores: dict[str, Any], title: str) -> None:
+    """Print the scores as a table, in percent."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", title=title)
+    table.add_column("IoU %", justify="right")
+    for name, value in scores["iou"].items():
+        table.add_row(name, _percent(value))
+    table.add_section()
+    for name, value in scores.get("iou_category", {}).items():
+        table.add_row(f"category {name}", _percent(value))
+    table.add_section()
+    table.add_row("[bold]mIoU", f"[bold]{_percent(scores['miou'])}")
+    if "category_miou" in scores:
+        table.add_row("category mIoU", _percent(scores["category_miou"]))
+    table.add_row("pixel accuracy", _percent(scores["pixel_acc"]))
+    table.add_row("running mean of mIoU (not official)", _percent(scores["miou_running_mean"]))
+    rate = scores["images_per_s"]
+    table.add_row("images/s (one image is not timed)", "-" if rate is None else f"{rate:.2f}")
+    Console().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "absent" if value is None or value != value else f"{100 * value:.2f}"
+
+
+def draw_confusion(path: Path, confusion: Tensor, classes: ClassTable, title: str) -> None:
+    """Draw the confusion matrix, rows in percent of each label's pixels.
+
+    Args:
+        path: PNG file.
+        confusion: (C, C) counts, labels in rows.
+        classes: Names.
+        title: Above the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = confusion.double()
+    shares = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    size = 3 + 0.42 * len(classes)
+    figure = Figure(figsize=(size, size), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares.numpy(), cmap="viridis", vmin=0, vmax=100)
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            share = shares[row, column].item()
+            if share >= 1:
+                color = "black" if share > 60 else "white"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes.names, rotation=90)
+    axes.set_yticks(ticks, classes.names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    axes.set_title(title)
+    figure.colorbar(image, label="% of the label's pixels", shrink=0.7)
+    figure.savefig(path)

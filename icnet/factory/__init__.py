@@ -1,0 +1,49 @@
+"""From configuration to objects, for all scripts: the only package that knows both."""
+
+from icnet.factory.data import data_module, data_title, prepare_data
+from icnet.factory.devices import device_indices, prepare_device, process_count
+from icnet.factory.evaluation import (
+    check_output,
+    evaluation_about,
+    evaluation_data,
+    evaluation_task,
+    evaluation_trainer,
+)
+from icnet.factory.task import (
+    archive_finished,
+    criterion,
+    finished_results,
+    network,
+    optimizer_factory,
+    resume_path,
+    task,
+    total_steps,
+)
+from icnet.factory.trainer import callbacks, lightning_trainer, loggers
+from icnet.training.callbacks.best_checkpoint import copy_best_checkpoint
+
+__all__ = [
+    "copy_best_checkpoint",
+    "callbacks",
+    "check_output",
+    "criterion",
+    "data_module",
+    "data_title",
+    "device_indices",
+    "evaluation_about",
+    "evaluation_data",
+    "evaluation_task",
+    "evaluation_trainer",
+    "finished_results",
+    "lightning_trainer",
+    "loggers",
+    "network",
+    "optimizer_factory",
+    "prepare_data",
+    "prepare_device",
+    "process_count",
+    "resume_path",
+    "archive_finished",
+    "task",
+    "total_steps",
+]

@@ -1,0 +1,137 @@
+"""From configuration to an evaluation."""
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import OmegaConf
+
+from icnet.config import DataConfig, EvalConfig
+from icnet.data.datamodule import SegmentationDataModule
+from icnet.data.labels import ClassTable
+from icnet.deploy.inference import Inference
+from icnet.deploy.onnx_session import ONNX_SUFFIX
+from icnet.deploy.scoring import EvaluationTask
+from icnet.deploy.segmenter import OnnxSegmenter, Segmenter, open_segmenter
+from icnet.errors import UserError
+from icnet.factory.data import data_title
+from icnet.factory.devices import device_arguments, group_plugins
+from icnet.factory.trainer import limit, trainer_arguments, validation_batches
+from icnet.models.checkpoints import read_checkpoint, sha256
+from icnet.run.paths import EXTREMES
+from icnet.training.callbacks.extreme_images import ExtremeImages
+
+
+def evaluation_data(config: EvalConfig) -> DataConfig:
+    """Return the data to evaluate on: the checkpoint's own unless another set was chosen, with the keys given.
+
+    Raises:
+        UserError: If the checkpoint cannot be read, or describes its data in another way than this version.
+    """
+    given = _given(config.data)
+    own: dict[str, Any] = {}
+    if "name" not in given:
+        own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
+        strange = own.keys() - {key.name for key in fields(DataConfig)}
+        if strange:
+            raise UserError(
+                f"{config.ckpt} describes its data by {', '.join(sorted(strange))}, which this version does not know; "
+                "choose the data with data=NAME"
+            )
+        own = {**own, "eval_batch_size": 1}
+    schema = OmegaConf.structured(DataConfig)
+    data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, own, given))  # type: ignore[assignment]
+    return data
+
+
+def _given(overrides: object) -> dict[str, Any]:
+    """Return the keys that are not null, nested ones too."""
+    given: dict[str, Any] = {}
+    for key, value in vars(overrides).items():
+        if is_dataclass(value):
+            given |= {key: _given(value)} if _given(value) else {}
+        elif value is not None:
+            given[key] = value
+    return given
+
+
+def _data_of(path: Path) -> dict[str, Any]:
+    if path.suffix == ONNX_SUFFIX:
+        return json.loads(OnnxSegmenter(path).meta.get("data", "{}"))
+    return read_checkpoint(path).meta.get("data", {})
+
+
+def evaluation_task(config: EvalConfig, classes: ClassTable, run: Path) -> EvaluationTask:
+    """Build what runs the segmenter over the images and counts.
+
+    Raises:
+        UserError: If the segmenter's classes are not the data's.
+    """
+    path = Path(config.ckpt or "")
+    segmenter = open_segmenter(path, torch.device("cpu"))  # Lightning moves it to its device
+    if len(segmenter.classes) != len(classes):
+        raise UserError(
+            f"{path} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
+            "choose the data it was trained on, or another checkpoint"
+        )
+    inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
+    return EvaluationTask(
+        segmenter,
+        inference,
+        classes,
+        pictures=run / "pictures" if config.save_pictures else None,
+        label_ids=run / "label_ids" if config.save_label_ids else None,
+    )
+
+
+def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trainer:
+    """Build the Trainer of an evaluation.
+
+    Raises:
+        UserError: If the configuration leaves nothing to evaluate.
+    """
+    batches = validation_batches(config.trainer, data)
+    callbacks: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
+    if config.extremes:
+        callbacks.append(ExtremeImages(Path(config.output_dir, EXTREMES), config.extremes, data.classes))
+    return Trainer(
+        **trainer_arguments(config.trainer),
+        **device_arguments(config.trainer),
+        plugins=group_plugins(config.trainer),
+        default_root_dir=config.output_dir,
+        limit_test_batches=limit("val", config.trainer.limit_val_batches, batches),
+        enable_model_summary=False,
+        logger=False,
+        callbacks=callbacks,
+    )
+
+
+def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter) -> dict[str, Any]:
+    """Return what the results of an evaluation belong to."""
+    path = Path(config.ckpt or "")
+    return {
+        "ckpt": str(path),
+        "ckpt_sha256": sha256(path),
+        "runtime": segmenter.runtime,
+        "data": data_title(data),
+        "split": data.val_split,
+        "model": f"icnet_{segmenter.meta['backbone']}",
+        "seed": config.seed,
+        "config": asdict(config) | {"data": asdict(data)},
+    }
+
+
+def check_output(run: Path) -> None:
+    """Refuse a folder that holds a training run.
+
+    Raises:
+        UserError: If its results would be overwritten by the evaluation's.
+    """
+    if (run / "checkpoints").exists():
+        raise UserError(
+            f"{run} holds a training run, whose results.json would be lost; choose another hydra.run.dir=PATH"
+        )

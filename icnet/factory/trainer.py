@@ -1,0 +1,205 @@
+"""From configuration to Lightning's Trainer with its loggers and callbacks."""
+
+import logging
+import warnings
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichModelSummary,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from icnet.config import TrainConfig, TrainerConfig
+from icnet.data.datamodule import SegmentationDataModule
+from icnet.data.labels import ClassTable
+from icnet.errors import UserError
+from icnet.factory.data import batches_per_epoch, data_title
+from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
+from icnet.run.paths import EXTREMES
+from icnet.training.callbacks.ascend_logs import AscendLogs
+from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
+from icnet.training.callbacks.best_checkpoint import BestCheckpoint
+from icnet.training.callbacks.extreme_images import ExtremeImages
+from icnet.training.callbacks.interruption import CheckpointOnSignal, StopOnNonFiniteLoss
+from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
+from icnet.training.callbacks.speed_monitor import SpeedMonitor
+from icnet.training.callbacks.training_results import TrainingResults
+from icnet.training.callbacks.validation_pictures import ValidationPictures
+from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
+from icnet.training.checkpoint_io import AtomicCheckpointIO
+from icnet.training.precision import precision_plugin
+
+SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their layers
+
+
+def loggers(config: TrainConfig) -> list[Logger]:
+    """Build the loggers.
+
+    Raises:
+        UserError: If one needs a package that is not installed.
+    """
+    folder_ = config.output_dir
+    wanted = config.logger
+    for name, package in (("wandb", "wandb"), ("mlflow", "mlflow")):
+        if getattr(wanted, name) and find_spec(package) is None:
+            raise UserError(f"logger={name} needs {package}, which is not installed; run 'pip install {package}'")
+    built: list[Logger] = []
+    if wanted.csv:
+        built.append(CSVLogger(folder_, name="", version=_free_name(Path(folder_), "csv")))
+    if wanted.tensorboard:
+        built.append(TensorBoardLogger(folder_, name="", version="tensorboard", default_hp_metric=False))
+    if wanted.wandb:
+        built.append(WandbLogger(project=wanted.project, save_dir=folder_))
+    if wanted.mlflow:
+        built.append(MLFlowLogger(experiment_name=wanted.project, save_dir=f"{folder_}/mlruns"))
+    return built
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """Return ``name``, or ``name_2`` and so on in a resumed run's folder: Lightning would delete the old curves."""
+    names = (name, *(f"{name}_{part}" for part in range(2, 1000)))
+    return next(free for free in names if not (folder / free / "metrics.csv").exists())
+
+
+def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
+    """Build the callbacks, in the order in which they act."""
+    run = Path(config.output_dir)
+    checkpoints = run / "checkpoints"
+    wanted, trainer = config.callbacks, config.trainer
+    about = {
+        "data": data_title(config.data),
+        "model": f"{config.model.name}_{config.model.backbone}",
+        "seed": config.seed,
+        "config": asdict(config),
+    }
+    built: list[Callback] = [
+        StopOnNonFiniteLoss(checkpoints, trainer.log_every_n_steps),
+        SharedBatchNormStatistics(),
+        SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
+        LearningRateMonitor(),
+        LossScaleMonitor(),
+        TrainingResults(run / "results.json", about),
+    ]
+    if wanted.result_files:
+        built.append(AscendLogs(run, wanted.result_files, config.data.batch_size, trainer.log_every_n_steps))
+    if not trainer.val_every_n_epochs:
+        built.append(PublishedValidationSchedule())
+    if wanted.pictures:
+        built.append(ValidationPictures(run / "pictures", wanted.pictures, classes))
+    if wanted.extremes:
+        built.append(ExtremeImages(run / EXTREMES, wanted.extremes, classes))
+    if wanted.device_stats:
+        built.append(DeviceStatsMonitor())
+    if wanted.ema_decay:
+        built.append(EMAWeightAveraging(decay=wanted.ema_decay))
+    if wanted.early_stop_patience:
+        built.append(EarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
+    if trainer.progress_bar:
+        built += [RichProgressBar(), RichModelSummary(max_depth=SUMMARY_DEPTH)]
+    return [*built, CheckpointOnSignal(checkpoints), *_checkpoints(checkpoints, wanted.checkpoint_every_n_steps)]
+
+
+def _checkpoints(folder: Path, every_n_steps: int) -> list[ModelCheckpoint]:
+    """``best.ckpt`` by ``val/miou``, and ``last.ckpt`` after each epoch or every few steps."""
+    best = BestCheckpoint(
+        folder, "best", monitor="val/miou", mode="max", auto_insert_metric_name=False, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder,
+        "last",
+        every_n_train_steps=every_n_steps or None,
+        every_n_epochs=None if every_n_steps else 1,
+        save_on_train_epoch_end=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    return [best, last]
+
+
+def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Return what training and evaluation hand to Lightning's Trainer alike."""
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our scores are reduced by torchmetrics already
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
+    warnings.filterwarnings("ignore", message=".*dirpath has changed.*")  # copy_best_checkpoint sees to it
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its heir is not in torch 2.11
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
+        logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.addFilter(lambda record: "Tip:" not in record.getMessage())  # advertisement
+    return {
+        "deterministic": trainer.deterministic,
+        "enable_progress_bar": trainer.progress_bar,
+        "use_distributed_sampler": False,  # the data module shards: in validation without counting a sample twice
+        "num_sanity_val_steps": 0,
+    }
+
+
+def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trainer:
+    """Build the Trainer of a training run.
+
+    Raises:
+        UserError: If the configuration asks for what this machine cannot do.
+    """
+    trainer = config.trainer
+    several = world_size(trainer) > 1
+    if trainer.sync_batchnorm and several and trainer.accelerator == "cpu":
+        raise UserError(
+            "trainer.sync_batchnorm=true needs several accelerators, and this run is on CPUs, where torch has no "
+            "SyncBatchNorm; set it to false"
+        )
+    samples, batch_size = len(data.train or ()), data.batch_size * world_size(trainer)
+    train_limit = limit("train", trainer.limit_train_batches, batches_per_epoch(samples, batch_size, None))
+    per_epoch = batches_per_epoch(samples, batch_size, train_limit)
+    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
+    fused = config.optim.name == "npu_fused_sgd"  # keeps the gradients in a buffer of its own
+    if fused and trainer.accelerator != "npu":
+        raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")
+    return Trainer(
+        **trainer_arguments(trainer),
+        **device_arguments(trainer, bucket_view=not fused),
+        default_root_dir=config.output_dir,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        check_val_every_n_epoch=trainer.val_every_n_epochs or 1,  # 0: PublishedValidationSchedule sets it
+        log_every_n_steps=trainer.log_every_n_steps,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        gradient_clip_val=trainer.gradient_clip_val or None,
+        sync_batchnorm=trainer.sync_batchnorm and several,
+        limit_train_batches=train_limit,
+        limit_val_batches=limit("val", trainer.limit_val_batches, validation_batches(trainer, data)),
+        enable_model_summary=trainer.progress_bar,
+        logger=loggers(config),
+        callbacks=callbacks(config, data.classes),
+        plugins=[
+            *group_plugins(trainer),
+            AtomicCheckpointIO(),
+            precision_plugin(config.amp.opt_level, config.amp.loss_scale, device_type(trainer)),
+        ],
+    )
+
+
+def limit(name: str, value: float | None, batches: int) -> float | int | None:
+    """Return a share or a count as Lightning tells them apart: by type.
+
+    Raises:
+        UserError: If the share of so many batches is less than one of them.
+    """
+    if value is not None and 0 < value < 1 and int(value * batches) == 0 < batches:
+        raise UserError(f"trainer.limit_{name}_batches={value} of {batches} is no batch; give a larger share, or null")
+    return int(value) if value is not None and value > 1 else value
+
+
+def validation_batches(trainer: TrainerConfig, data: SegmentationDataModule) -> int:
+    """Return how many batches every process validates at least."""
+    return -(-(len(data.val) // world_size(trainer)) // data.eval_batch_size)

@@ -1,0 +1,1 @@
+"""What a run leaves in its folder: where each file lies, what it holds, how two runs differ."""

@@ -1,0 +1,1 @@
+"""Learning: the task, its loss, metrics, optimizers, precision and what watches it."""

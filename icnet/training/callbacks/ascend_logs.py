@@ -1,0 +1,80 @@
+"""The result files of the ICNet for Ascend that the published NPU table was made with: same names, keys and units."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from icnet.training.callbacks.speed_monitor import SpeedMonitor
+from icnet.training.callbacks.training_results import TrainingResults
+
+NETWORK = "ICNet"
+KINDS = ("perf", "acc")
+
+
+class AscendLogs(Callback):
+    """Write ``<case>.log`` (``key = value`` lines) and ``<case>_loss.txt`` (one loss per line) at the end of a run.
+
+    The case is ``ICNet_bs<batch over all devices>_<devices>p_<kind>``. ``TrainAccuracy`` is the mIoU as that system
+    reports it, the running mean, in percent; the official one stands in ``results.json``.
+
+    Args:
+        folder: Of the run.
+        kind: ``perf`` for a short run that measures speed, ``acc`` for a whole one.
+        batch_size: Per device.
+        every_n_steps: How often a loss is taken down.
+    """
+
+    def __init__(self, folder: Path, kind: str, batch_size: int, every_n_steps: int) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.batch_size = batch_size
+        self.every_n_steps = every_n_steps
+        self._losses: list[Tensor] = []
+        self._last: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the losses in the checkpoint."""
+        return {"losses": [loss.item() for loss in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a resumed run's losses."""
+        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep a loss now and then, on its device."""
+        self._last = outputs["loss"].detach()
+        if trainer.global_step % self.every_n_steps == 0:
+            self._losses.append(self._last)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the files."""
+        if not trainer.is_global_zero or self._last is None:  # nothing was trained that was not before
+            return
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        results = next(callback for callback in callbacks if isinstance(callback, TrainingResults))
+        throughput = SpeedMonitor.of(trainer)
+        speed = throughput.images_per_s if throughput and throughput.timed_steps else None
+        losses = [loss.item() for loss in self._losses or [self._last]]
+        images = self.batch_size * trainer.world_size
+        case = f"{NETWORK}_bs{images}_{trainer.world_size}p_{self.kind}"
+        lines: dict[str, Any] = {
+            "Network": NETWORK,
+            "RankSize": trainer.world_size,
+            "BatchSize": images,
+            "DeviceType": platform.machine(),
+            "CaseName": case,
+            "ActualFPS": f"{speed:.2f}" if speed else "",
+            "TrainingTime": f"{1000 * images / speed:.2f}" if speed else "",  # ms per iteration
+            "TrainAccuracy": f"{100 * results.history[-1]['miou_running_mean']:.2f}" if results.history else "",
+            "ActualLoss": f"{losses[-1]:.4f}" if losses else "",
+            "E2ETrainingTime": f"{results.seconds:.0f}",
+        }
+        text = "".join(f"{key} = {value}\n" for key, value in lines.items())
+        (self.folder / f"{case}.log").write_text(text, encoding="utf-8")
+        (self.folder / f"{case}_loss.txt").write_text("".join(f"{loss:.4f}\n" for loss in losses), encoding="utf-8")

@@ -1,0 +1,36 @@
+"""The best checkpoint, also of a run that goes on in another folder."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps its score when a run is resumed in another folder, where Lightning would forget it.
+
+    ``copy_best_checkpoint`` has to copy the file first.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore, with the paths of this run's folder."""
+        here = str(Path(self.dirpath or "") / "best.ckpt")
+        moved = dict(state_dict)
+        if moved["best_model_path"] and Path(here).exists():
+            moved |= {"best_model_path": here, "kth_best_model_path": here}
+            moved |= {"best_k_models": {here: moved["best_model_score"]}, "dirpath": self.dirpath}
+        super().load_state_dict(moved)
+
+
+def copy_best_checkpoint(resumed: Path, run: Path) -> None:
+    """Copy ``best.ckpt`` from beside the checkpoint that a run is resumed from into the new run's folder.
+
+    Args:
+        resumed: The checkpoint, such as ``outputs/old/checkpoints/last.ckpt``.
+        run: The new run's folder; nothing happens if it is the old one's.
+    """
+    source, target = resumed.with_name("best.ckpt"), run / "checkpoints" / "best.ckpt"
+    if source.exists() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)

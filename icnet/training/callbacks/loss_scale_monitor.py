@@ -1,0 +1,53 @@
+"""Following the loss scale of mixed precision."""
+
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from icnet.training.precision import Float16Autocast
+
+log = logging.getLogger(__name__)
+
+WARNED = 10  # skipped steps that get a line of their own
+
+
+class LossScaleMonitor(Callback):
+    """Log ``amp/loss_scale`` and ``amp/skipped_steps`` at O1 and O2, and say in the log which steps were skipped."""
+
+    def __init__(self) -> None:
+        self._plugin: Any = None
+        self._seen = 0  # skipped steps
+        self._warned = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what begins."""
+        self._plugin = plugin = trainer.precision_plugin
+        self._seen = self._plugin.skipped_steps
+        if isinstance(plugin, Float16Autocast):
+            kind = "dynamic, now" if plugin.fixed is None else "fixed at"
+            log.info("mixed precision %s, loss scale %s %.10g", plugin.opt_level, kind, plugin.loss_scale)
+            if pl_module.device.type == "cpu":
+                log.info("float16 on a CPU is for trials only: amp=o0 is many times as fast")
+        else:
+            log.info("precision %s, no loss scale", self._plugin.opt_level)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log now and then; warn of a skipped step."""
+        plugin = self._plugin
+        if not isinstance(plugin, Float16Autocast):
+            return
+        if plugin.skipped_steps > self._seen:
+            self._seen = plugin.skipped_steps
+            self._warn(trainer.global_step)
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log_dict({"amp/loss_scale": plugin.loss_scale, "amp/skipped_steps": float(plugin.skipped_steps)})
+
+    def _warn(self, step: int) -> None:
+        self._warned += 1
+        if self._warned <= WARNED:
+            rest = "; further ones are only counted" if self._warned == WARNED else ""
+            scale = self._plugin.loss_scale
+            log.warning("step %d skipped: a gradient overflowed; the loss scale is %.10g now%s", step, scale, rest)

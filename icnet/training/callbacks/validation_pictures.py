@@ -1,0 +1,53 @@
+"""Pictures of what the network sees: image, label, prediction and error side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from icnet.data.drawing import comparison
+from icnet.data.labels import ClassTable
+from icnet.training.segmentation_task import SegmentationTask
+
+
+class ValidationPictures(Callback):
+    """Draw the first validation images beside label and prediction, in the run folder and in TensorBoard.
+
+    Args:
+        folder: Where the pictures go.
+        count: How many images.
+        classes: Names and colours.
+    """
+
+    def __init__(self, folder: Path, count: int, classes: ClassTable) -> None:
+        self.folder = folder
+        self.count = count
+        self.classes = classes
+        self._drawn = 0
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        """Begin anew."""
+        self._drawn = 0
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: SegmentationTask, outputs: Tensor, batch: dict[str, Any], batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Draw what is still wanted of this batch."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        for image, mask, pred, name in zip(batch["image"], batch["mask"], outputs, batch["name"], strict=True):
+            if self._drawn >= self.count:
+                return
+            self._drawn += 1
+            pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
+            picture = comparison(pixels, truth, guess, self.classes)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"{name}_epoch{trainer.current_epoch + 1:03d}.jpg"
+            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(f"val/{name}", picture, trainer.current_epoch + 1, dataformats="HWC")

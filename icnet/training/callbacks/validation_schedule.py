@@ -1,0 +1,16 @@
+"""When a run validates."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+LAST_SHARE = 0.1  # of the epochs, at the end
+SEVERAL_DEVICES, ONE_DEVICE = 5, 1  # epochs
+
+
+class PublishedValidationSchedule(Callback):
+    """Validate every 5 epochs on several devices, every epoch on one, and every epoch in the last tenth of the run."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose for this epoch."""
+        last = trainer.current_epoch + 1 > (1 - LAST_SHARE) * (trainer.max_epochs or 0)  # the very last one always
+        usual = SEVERAL_DEVICES if trainer.world_size > 1 else ONE_DEVICE
+        trainer.check_val_every_n_epoch = 1 if last else usual

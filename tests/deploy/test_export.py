@@ -1,0 +1,205 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import icnet
+from icnet.data.labels import CITYSCAPES_CLASSES
+from icnet.deploy import verify
+from icnet.deploy.export import GraphSpec, describe, export_onnx, export_verified
+from icnet.deploy.onnx_graph import newest_opset
+from icnet.deploy.onnx_session import describe_ports
+from icnet.deploy.trained_network import read_network, trained_on
+from icnet.errors import UserError
+from icnet.models.checkpoints import sha256
+from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD
+
+SIZE = {"height": 96, "width": 160}
+
+
+def run(path, image):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image.numpy()})[0]
+
+
+def reference_input(image):
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image.float() / 255 - mean) / std
+
+
+def random_image(height, width, count=1):
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("opset", [11, 17, newest_opset()])
+def test_static_graph_agrees_at_every_opset(net, normalizer, tmp_path, opset):
+    path = tmp_path / "net.onnx"
+    export_onnx(net, normalizer, path, GraphSpec(**SIZE, opset=opset))
+
+    model = onnx.load(path)
+    assert [entry.version for entry in model.opset_import] == [opset]
+    # Nothing but arithmetic on images: no shape arithmetic, no normalisation, no double precision.
+    assert {node.op_type for node in model.graph.node} == {"Conv", "Relu", "MaxPool", "Resize", "MatMul", "Add"}
+    assert all(weight.data_type != onnx.TensorProto.DOUBLE for weight in model.graph.initializer)
+    modes = {a.s for n in model.graph.node if n.op_type == "Resize" for a in n.attribute if a.name.startswith("coord")}
+    assert modes == {b"align_corners"}
+    x = reference_input(random_image(96, 160))
+    np.testing.assert_allclose(run(path, x), net(x).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(  # every value of every option at the oldest and the newest opset
+    ("opset", "head", "normalize", "batch"),
+    [
+        (11, "argmax", False, 2),
+        (11, "logits", True, None),
+        (newest_opset(), "argmax", True, None),
+        (newest_opset(), "logits", True, 2),
+        (17, "argmax", True, 1),
+    ],
+)
+def test_heads_inputs_and_batches_agree(net, normalizer, tmp_path, opset, head, normalize, batch):
+    path = tmp_path / "net.onnx"
+    export_onnx(net, normalizer, path, GraphSpec(64, 128, batch, False, opset, head, normalize))
+
+    images = random_image(64, 128, batch or 3)
+    x = reference_input(images)
+    actual, expected = run(path, images if normalize else x), net(x).numpy()
+    if head == "logits":
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+    else:
+        assert actual.dtype == np.int32
+        assert (actual == expected.argmax(1)).mean() > 0.999
+
+
+@pytest.mark.parametrize("opset", [11, newest_opset()])
+def test_dynamic_size_agrees_at_sizes_that_were_never_traced(net, normalizer, tmp_path, opset):
+    path = tmp_path / "net.onnx"
+    export_onnx(net, normalizer, path, GraphSpec(**SIZE, batch=None, dynamic_size=True, opset=opset))
+
+    assert describe_ports(path) == (
+        "image float32 (batch, 3, height, width)", "logits float32 (batch, 19, height, width)"
+    )  # fmt: skip
+    # 1/32 of these: even, odd, below the six bins, and above them without being divisible
+    for height, width in ((64, 64), (127, 201), (193, 97), (224, 352)):
+        x = reference_input(random_image(height, width, 2))
+        np.testing.assert_allclose(run(path, x), net(x).numpy(), atol=1e-4)
+
+
+def test_dynamic_size_with_argmax_and_normalisation_agrees(net, normalizer, tmp_path):
+    path = tmp_path / "net.onnx"
+    export_onnx(net, normalizer, path, GraphSpec(96, 160, None, True, 11, "argmax", True))
+
+    image = random_image(113, 145)
+    assert (run(path, image) == net(reference_input(image)).argmax(1).numpy()).mean() > 0.999
+
+
+def test_export_leaves_the_network_as_it_was(net, normalizer, tmp_path):
+    x = reference_input(random_image(64, 64))
+    before, keys = net(x), list(net.state_dict())
+    export_onnx(net, normalizer, tmp_path / "net.onnx", GraphSpec(64, 64, dynamic_size=True))
+
+    assert torch.equal(net(x), before)
+    assert list(net.state_dict()) == keys
+    assert not net.pyramid_pooling.symbolic_size
+
+
+def test_metadata_tell_everything_about_the_model(checkpoint, tmp_path):
+    path = tmp_path / "net.onnx"
+    export_verified(read_network(checkpoint), path, GraphSpec(64, 64))
+
+    model = onnx.load(path)
+    meta = {entry.key: entry.value for entry in model.metadata_props}
+    assert (model.producer_name, model.producer_version) == ("icnet", icnet.__version__)
+    assert json.loads(meta["names"]) == list(CITYSCAPES_CLASSES.names)
+    assert json.loads(meta["palette"]) == [list(colour) for colour in CITYSCAPES_CLASSES.palette]
+    assert json.loads(meta["categories"]) == []
+    assert json.loads(meta["mean"]) == list(IMAGENET_MEAN)
+    assert json.loads(meta["std"]) == list(IMAGENET_STD)
+    assert (meta["head"], meta["normalize"], meta["backbone"]) == ("logits", "false", "resnet18")
+    assert meta["checkpoint"] == "best.ckpt"
+    assert meta["checkpoint_sha256"] == sha256(checkpoint)
+    assert meta["icnet_version"] == icnet.__version__
+
+
+@pytest.mark.parametrize(
+    ("data", "kept", "title"),
+    [
+        (
+            {"name": "folder", "root": "/home/me/data", "classes": "/home/me/c.yaml", "val_split": "val", "workers": 4},
+            {"name": "folder", "val_split": "val"},
+            "folder",
+        ),
+        (
+            {"name": "cityscapes", "root": "/home/me", "label_kind": "labelTrainIds", "street": {"train": 96}},
+            {"name": "cityscapes", "label_kind": "labelTrainIds"},
+            "cityscapes",
+        ),
+        (
+            {"name": "street", "root": "/home/me", "street": {"train": 6, "val": 3}},
+            {"name": "street", "street": {"train": 6, "val": 3}},  # or eval.py would draw other scenes
+            "street (synthetic)",
+        ),
+        (None, {}, "unknown data"),
+    ],
+)
+def test_metadata_tell_of_the_data_what_evaluation_needs_and_no_paths(net, tmp_path, save_ours, data, kept, title):
+    meta = {} if data is None else {"data": data}
+    told = describe(read_network(save_ours(net, tmp_path / "best.ckpt", **meta)))
+
+    assert json.loads(told["data"]) == kept
+    assert told["data_title"] == trained_on(told) == trained_on(meta) == title
+    assert "/home/me" not in "".join(told.values())
+
+
+def test_title_that_a_checkpoint_gives_its_data_is_kept(net, tmp_path, save_ours):
+    path = save_ours(net, tmp_path / "best.ckpt", data={"name": "cityscapes"}, data_title="street (synthetic)")
+    assert describe(read_network(path))["data_title"] == "street (synthetic)"
+
+
+def test_verification_counts_and_agrees(checkpoint, tmp_path):
+    agreement = export_verified(read_network(checkpoint), tmp_path / "net.onnx", GraphSpec(64, 128, batch=None))
+
+    assert 0 < agreement.max_difference < 1e-4
+    assert agreement.label_agreement > 0.999
+    assert agreement.samples == 6  # noise and two pictures, in batches of two
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx"]
+
+
+def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    path.write_text("older")
+    monkeypatch.setattr(verify, "TOLERANCE", 0.0)
+
+    with pytest.raises(UserError, match="not kept"):
+        export_verified(read_network(checkpoint), path, GraphSpec(64, 64))
+    assert path.read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"opset": 10}, rf"export\.opset=10 is out of range; give 11 to {newest_opset()}"),
+        ({"opset": 99}, rf"export\.opset=99 is out of range; give 11 to {newest_opset()}"),
+        ({"height": 32}, r"export\.height=32 is too small; give at least 64"),
+        ({"width": 63}, r"export\.width=63 is too small"),
+        ({"batch": 0}, r"export\.batch=0 is out of range; give a number from 1, or dynamic"),
+        ({"head": "softmax"}, r"export\.head=softmax is unknown; choose one of logits, argmax"),
+    ],
+)
+def test_bad_graph_is_refused(spec, message):
+    with pytest.raises(UserError, match=message):
+        GraphSpec(**spec)
+
+
+def test_bad_output_is_refused(checkpoint, tmp_path):
+    model = read_network(checkpoint)
+    with pytest.raises(UserError, match=r"net\.pb is no name for an ONNX file; give one that ends in \.onnx"):
+        export_verified(model, tmp_path / "net.pb", GraphSpec(64, 64))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file cannot be written to .*output=FILE"):
+        export_verified(model, tmp_path / "file" / "net.onnx", GraphSpec(64, 64))
