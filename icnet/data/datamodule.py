@@ -39,8 +39,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def seek(self, epoch: int, done: int = 0) -> None:
         """Choose the epoch and how many of this rank's samples to pass over; holds from the next ``iter`` on."""
-        # Not called set_epoch: Lightning would call that after the workers have begun to load, and with a number that
-        # is one too high when a run with max_steps resumes from the end of an epoch (seen in 2.6.6).
+        # Not called set_epoch: Lightning would call that after the workers have begun to load (seen in 2.6.6).
         self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
@@ -107,10 +106,10 @@ class _TrainLoader(_Loader):
     in Lightning's loop counters, which the checkpoint holds anyway and which count trained, not prefetched, batches.
     """
 
-    position: Callable[[int], tuple[int, int]]
+    position: Callable[[], tuple[int, int]]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        epoch, batches = self.position(len(self))
+        epoch, batches = self.position()
         self.sampler.seek(epoch, batches * self.batch_size)  # type: ignore[attr-defined, operator]
         return super().__iter__()
 
@@ -243,21 +242,11 @@ class SegmentationDataModule(pl.LightningDataModule):
     def _on_accelerator(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
 
-    def _position(self, batches_per_epoch: int) -> tuple[int, int]:
-        """Return the epoch to train and how many of its batches are done, from Lightning's counters.
-
-        Args:
-            batches_per_epoch: What the loader holds; ``limit_train_batches`` may end the epoch sooner.
-        """
+    def _position(self) -> tuple[int, int]:
+        """Return the epoch to train and how many of its batches are done, from Lightning's counters."""
         if self.trainer is None:
             return 0, 0
-        limit = self.trainer.limit_train_batches
-        length = min(batches_per_epoch, limit) if isinstance(limit, int) else int(batches_per_epoch * limit)
         loop = self.trainer.fit_loop
         progress: Any = loop.epoch_loop.batch_progress  # Lightning types its counters too narrowly
         # Until the first batch after a resume, `current` counts the interrupted epoch; otherwise that of the last one.
-        # `processed` and not `completed`: the latter misses the batch after which a checkpoint callback saved.
-        done = progress.current.processed if loop.restarting else 0
-        # From all batches ever trained, because Lightning's own epoch counter can be one too high (see seek).
-        epoch = (progress.total.processed - done) // max(length, 1)
-        return (epoch + 1, 0) if done >= length else (epoch, done)
+        return self.trainer.current_epoch, progress.current.processed if loop.restarting else 0

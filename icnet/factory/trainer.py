@@ -10,10 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
-    EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
-    ModelCheckpoint,
     RichModelSummary,
     RichProgressBar,
 )
@@ -29,10 +27,13 @@ from icnet.run.paths import EXTREMES
 from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.training.callbacks.best_checkpoint import BestCheckpoint
+from icnet.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
+from icnet.training.callbacks.early_stopping import ResumableEarlyStopping
 from icnet.training.callbacks.extreme_images import ExtremeImages
-from icnet.training.callbacks.interruption import CheckpointOnSignal, StopOnNonFiniteLoss
+from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
+from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.callbacks.training_results import TrainingResults
 from icnet.training.callbacks.validation_pictures import ValidationPictures
 from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
@@ -103,27 +104,14 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     if wanted.ema_decay:
         built.append(EMAWeightAveraging(decay=wanted.ema_decay))
     if wanted.early_stop_patience:
-        built.append(EarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
+        built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
     if trainer.progress_bar:
         built += [RichProgressBar(), RichModelSummary(max_depth=SUMMARY_DEPTH)]
-    return [*built, CheckpointOnSignal(checkpoints), *_checkpoints(checkpoints, wanted.checkpoint_every_n_steps)]
-
-
-def _checkpoints(folder: Path, every_n_steps: int) -> list[ModelCheckpoint]:
-    """``best.ckpt`` by ``val/miou``, and ``last.ckpt`` after each epoch or every few steps."""
     best = BestCheckpoint(
-        folder, "best", monitor="val/miou", mode="max", auto_insert_metric_name=False, enable_version_counter=False
+        checkpoints, "best", monitor="val/miou", mode="max", auto_insert_metric_name=False, enable_version_counter=False
     )
-    last = ModelCheckpoint(
-        folder,
-        "last",
-        every_n_train_steps=every_n_steps or None,
-        every_n_epochs=None if every_n_steps else 1,
-        save_on_train_epoch_end=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-    return [best, last]
+    last = checkpoints / "last.ckpt"
+    return [*built, CheckpointOnSignal(last), best, LastCheckpoint(last, wanted.checkpoint_every_n_steps)]
 
 
 def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 from icnet.errors import UserError
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
-from icnet.training.callbacks.interruption import StopOnNonFiniteLoss
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
+from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.precision import Float16Autocast, Float16Weights, precision_plugin
 

@@ -36,6 +36,11 @@ class AscendLogs(Callback):
         self._losses: list[Tensor] = []
         self._last: Tensor | None = None
 
+    @property
+    def state_key(self) -> str:
+        """The name that checkpoints of version 0.1 know it by."""
+        return "ResultFiles"
+
     def state_dict(self) -> dict[str, Any]:
         """Keep the losses in the checkpoint."""
         return {"losses": [loss.item() for loss in self._losses]}

@@ -1,6 +1,7 @@
 """When a run validates."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 LAST_SHARE = 0.1  # of the epochs, at the end
 SEVERAL_DEVICES, ONE_DEVICE = 5, 1  # epochs
@@ -9,8 +10,16 @@ SEVERAL_DEVICES, ONE_DEVICE = 5, 1  # epochs
 class PublishedValidationSchedule(Callback):
     """Validate every 5 epochs on several devices, every epoch on one, and every epoch in the last tenth of the run."""
 
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._choose(trainer)  # a run that is resumed inside an epoch does not start that epoch again
+
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose for this epoch."""
+        self._choose(trainer)
+
+    @staticmethod
+    def _choose(trainer: Trainer) -> None:
         last = trainer.current_epoch + 1 > (1 - LAST_SHARE) * (trainer.max_epochs or 0)  # the very last one always
         usual = SEVERAL_DEVICES if trainer.world_size > 1 else ONE_DEVICE
         trainer.check_val_every_n_epoch = 1 if last else usual
