@@ -35,20 +35,28 @@ VERSIONS_OF = ("torch", "torch_npu", "opencv-python-headless", "pillow", "numpy"
 # ---------------------------------------------------------------- command line
 
 
-def parser(description: str | None, *, repeats: int, threads: int) -> argparse.ArgumentParser:
-    """Return a parser with the options that every benchmark of torch code has."""
+def parser(description: str | None, *, repeats: int, threads: int, reference: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark of torch code has; ``--reference`` where it is of use."""
     built = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
-    built.add_argument("--reference", type=Path, metavar="PATH", help="clone of liminn/ICNet-pytorch to compare with")
+    if reference:
+        built.add_argument(
+            "--reference", type=Path, metavar="PATH", help="clone of liminn/ICNet-pytorch to compare with"
+        )
     built.add_argument("--repeats", type=int, default=repeats, help="rounds; in each, everything runs once in turn")
     built.add_argument("--threads", type=int, default=threads, help="CPU threads")
     return built
 
 
-def add_network_options(built: argparse.ArgumentParser, *, height: int, width: int) -> None:
-    """Add the options of the benchmarks that run a network."""
+def add_size_options(built: argparse.ArgumentParser, *, height: int, width: int, backbone: str) -> None:
+    """Add the size of the image and of the network."""
     built.add_argument("--height", type=int, default=height)
     built.add_argument("--width", type=int, default=width)
-    built.add_argument("--backbone", default="resnet50", help="the peer knows resnet50, resnet101 and resnet152")
+    built.add_argument("--backbone", default=backbone, help="the peer knows resnet50, resnet101 and resnet152")
+
+
+def add_network_options(built: argparse.ArgumentParser, *, height: int, width: int) -> None:
+    """Add the options of the benchmarks that run a network on any device."""
+    add_size_options(built, height=height, width=width, backbone="resnet50")
     built.add_argument("--device", default="cpu", help="cpu, cuda or npu")
     built.add_argument("--dtype", default="float32", choices=DTYPES, help="other than float32: autocast")
 
@@ -141,6 +149,11 @@ def print_table(
         if baseline is not None and baseline in seconds:
             cells += [f"{ratio:.2f}x" for ratio in speedups(seconds, name, baseline)]
         table.add_row(name, *cells, *(column.get(name, "") for column in (more or {}).values()))
+    show(table, device)
+
+
+def show(table: Table, device: torch.device | None = None) -> None:
+    """Print a table and what it was measured on."""
     console = Console(width=max(Console().width, 120))
     console.print(table)
     console.print(machine(device), style="dim", highlight=False, soft_wrap=True)

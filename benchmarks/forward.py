@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from icnet import factory
+from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.data.street import draw_scene
 from icnet.deploy.segmenter import TorchSegmenter
 from icnet.models.checkpoints import from_reference
-from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     device = common.prepare(args.threads, args.device)
 
-    net = ICNet(len(CITYSCAPES_CLASSES), args.backbone)
+    net = factory.network(ModelConfig(backbone=args.backbone), len(CITYSCAPES_CLASSES), channels_last=False)
     peer = None
     if args.reference:
         (reference,) = common.import_reference(args.reference, "models.icnet:ICNet")

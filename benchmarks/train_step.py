@@ -18,12 +18,22 @@ from torch import Tensor
 
 from benchmarks import common
 from icnet import factory
-from icnet.config import DataConfig, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
+from icnet.config import (
+    AmpConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    SchedulerConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
 from icnet.data.street import draw_scene
 from icnet.models.checkpoints import from_reference
 from icnet.models.modules import ImageNormalizer
 from icnet.training.optim import parameter_groups, sgd
+from icnet.training.segmentation_task import SegmentationTask
 
 
 def main() -> None:
@@ -34,20 +44,10 @@ def main() -> None:
     args = parser.parse_args()
     device = common.prepare(args.threads, args.device)
 
-    scenes = [draw_scene(seed, args.height, args.width) for seed in range(args.batch)]
-    image = torch.from_numpy(np.stack([image for image, _ in scenes])).permute(0, 3, 1, 2).contiguous().to(device)
-    mask = torch.from_numpy(np.stack([LABEL_ID_TO_TRAIN_ID[labels] for _, labels in scenes])).byte().to(device)
-
-    config = TrainConfig(
-        data=DataConfig(name="street"),
-        model=ModelConfig(backbone=args.backbone),
-        loss=LossConfig(),
-        optim=OptimConfig(),
-        scheduler=SchedulerConfig(),
-    )
-    task = factory.task(config, CITYSCAPES_CLASSES).to(device).train()
+    image, mask = (tensor.to(device) for tensor in batch(args.batch, args.height, args.width))
+    task = build(args.backbone).to(device)
     losses: dict[str, Callable[[], Tensor]] = {"icnet": lambda: task.criterion(task(image), mask)["loss"]}
-    groups = {"icnet": parameter_groups(task.net.backbone_parameters(), task.net.head_parameters(), 0.01, 1.0)}
+    groups: dict[str, list[dict[str, object]]] = {"icnet": parameters(task)}
 
     if args.reference:
         network, criterion = common.import_reference(args.reference, "models.icnet:ICNet", "utils.loss:ICNetLoss")
@@ -62,28 +62,67 @@ def main() -> None:
     memory = common.PeakMemory(device)
     first: dict[str, str] = {}
 
-    def step(name: str) -> Callable[..., None]:
-        optimizer = sgd(groups[name], 0.9, 1e-4, nesterov=False)
-        for group in optimizer.param_groups:
-            group["lr"] = 0.01
+    def timed(name: str) -> Callable[..., None]:
+        def loss() -> Tensor:
+            with common.autocast(device, args.dtype):
+                return losses[name]()
+
+        step = training_step(loss, groups[name])
 
         def once(turn: int = 0) -> None:
-            with common.autocast(device, args.dtype):
-                loss = losses[name]()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            first.setdefault(name, f"{loss.item():.4f}")
+            first.setdefault(name, f"{step().item():.4f}")
 
         return once
 
-    steps = {name: step(name) for name in losses}
+    steps = {name: timed(name) for name in losses}
     seconds = common.take_turns(steps, args.repeats, device)
     for name, once in steps.items():
         memory.measure(name, once)
     title = f"training step, {args.backbone}, batch {args.batch}, {args.height}x{args.width}, {args.dtype}, {device}"
     more = {"GiB": memory.column(), "first loss": first}
     common.print_table(title, seconds, baseline=common.REFERENCE, device=device, more=more)
+
+
+def batch(size: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Draw street scenes: (N, 3, H, W) uint8 images and (N, H, W) uint8 train ids."""
+    scenes = [draw_scene(seed, height, width) for seed in range(size)]
+    images = torch.from_numpy(np.stack([image for image, _ in scenes])).permute(0, 3, 1, 2).contiguous()
+    return images, torch.from_numpy(np.stack([LABEL_ID_TO_TRAIN_ID[labels] for _, labels in scenes])).byte()
+
+
+def build(backbone: str) -> SegmentationTask:
+    """Return what ``train.py`` trains by default, with its network in training mode."""
+    config = TrainConfig(
+        data=DataConfig(name="street"),
+        model=ModelConfig(backbone=backbone),
+        loss=LossConfig(),
+        optim=OptimConfig(),
+        scheduler=SchedulerConfig(),
+        trainer=TrainerConfig(),
+        amp=AmpConfig(),
+    )
+    return factory.task(config, CITYSCAPES_CLASSES).train()
+
+
+def parameters(task: SegmentationTask) -> list[dict[str, object]]:
+    """Return the optimizer's groups."""
+    return parameter_groups(task.net.backbone_parameters(), task.net.head_parameters(), 0.01, 1.0)
+
+
+def training_step(loss: Callable[[], Tensor], groups: list[dict[str, object]]) -> Callable[[], Tensor]:
+    """Return what makes one step of SGD, and returns the loss before it."""
+    optimizer = sgd(groups, 0.9, 1e-4, nesterov=False)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+
+    def step() -> Tensor:
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        return value
+
+    return step
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How fast: scripts that anyone can run, ``python -m benchmarks.NAME``; see README.md beside them."""

@@ -1,0 +1,174 @@
+"""Every benchmark runs, at a size at which its figures mean nothing."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import common, contention
+from icnet.data import street
+
+TINY = ("--height", "64", "--width", "64", "--backbone", "resnet18")
+ONCE = ("--repeats", "1", "--threads", "1")
+
+CLONE = {
+    "models/icnet.py": """
+from icnet.models import icnet
+
+NAMES = {names!r}
+
+
+class ICNet(icnet.ICNet):
+    def __init__(self, nclass, backbone, pretrained_base):
+        assert not pretrained_base
+        super().__init__(nclass, backbone)
+
+    def forward(self, image):
+        logits = super().forward(image)
+        return tuple(logits.values()) if self.training else (logits,)
+
+    def state_dict(self):
+        return {{NAMES[key]: value for key, value in super().state_dict().items()}}
+""",
+    "utils/loss.py": """
+from torch.nn.functional import cross_entropy, interpolate
+
+
+class ICNetLoss:
+    def __call__(self, outputs, target):
+        sized = (interpolate(logits, target.shape[1:], mode="bilinear") for logits in outputs)
+        return sum(cross_entropy(logits, target, ignore_index=-1) for logits in sized)
+""",
+    "dataset/__init__.py": """
+import torch
+from torchvision import transforms
+
+from .customization import CustomizedDataset
+
+
+class CityscapesDataset(list):
+    def __init__(self, root, split, base_size, crop_size):
+        assert (split, base_size, crop_size) == ("train", 1024, 960)
+        super().__init__([transforms.ToTensor()(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy())])
+""",
+}
+"""What a clone of the reference offers to the benchmarks; not its code."""
+
+
+@pytest.fixture(autouse=True)
+def _restore_process():
+    """Threads, random numbers and imported modules are as they were afterwards."""
+    threads, modules, cudnn = torch.get_num_threads(), set(sys.modules), torch.backends.cudnn.benchmark
+    with torch.random.fork_rng():
+        yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = cudnn
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0] in {"models", "utils", "dataset"}:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def benchmark(monkeypatch, capsys):
+    """Run one as ``python -m`` does and return what it prints."""
+
+    def run(name: str, *options: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+        importlib.import_module(f"benchmarks.{name}").main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def clone(tmp_path, to_reference) -> Path:
+    from icnet.models.icnet import ICNet
+
+    ours = ICNet(19, "resnet18").state_dict()
+    names = dict(zip(ours, to_reference(ours), strict=False))  # theirs has a last one more
+    for name, text in CLONE.items():
+        path = tmp_path / "clone" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text.format(names=names) if "models" in name else text)
+    return tmp_path / "clone"
+
+
+def test_forward_compares_with_the_reference(benchmark, clone):
+    out = benchmark("forward", *TINY, *ONCE, "--reference", clone)
+    for row in ("reference", "icnet, as shipped", "icnet, network only", "icnet, plain module"):
+        assert row in out
+    plain = next(line for line in out.splitlines() if "plain module" in line)
+    assert float(plain.split("│")[-3]) < 1e-4  # logit difference
+
+
+def test_forward_runs_alone(benchmark):
+    assert "reference" not in benchmark("forward", *TINY, *ONCE)
+
+
+def test_train_step_compares_with_the_reference(benchmark, clone):
+    out = benchmark("train_step", *TINY, *ONCE, "--reference", clone)
+    assert "reference" in out
+    assert "first loss" in out
+
+
+def test_train_step_runs_alone(benchmark):
+    assert "training step, resnet18, batch 2, 64x64" in benchmark("train_step", *TINY, *ONCE)
+
+
+def test_data_pipeline_compares_with_the_reference_on_a_folder(benchmark, clone, tmp_path):
+    root = tmp_path / "scenes"
+    street.generate(root, {"train": 1, "val": 1}, 64, 128, seed=1)
+    out = benchmark("data_pipeline", *ONCE, "--root", root, "--samples", 1, "--reference", clone)
+    for row in ("reference", "icnet, normalised"):
+        assert row in out
+
+
+def test_startup_lists_every_command(benchmark):
+    out = benchmark("startup", "--repeats", 1)
+    for script in ("train.py", "eval.py", "export.py", "demo.py"):
+        assert f"{script} --help" in out
+
+
+def test_contention_compares_spin_counts_alone_and_disturbed(benchmark):
+    out = benchmark("contention", *TINY, *ONCE, "--samples", 1, "--spin-counts", 1000)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert [row[:2] for row in rows] == [
+        [what, setting] for what in ("forward", "training step") for setting in ("library", "icnet", "1000")
+    ]
+    assert all(row[3] == row[6] == "1.00x" for row in rows if row[1] == "library")
+
+
+def test_contention_hands_a_setting_to_its_process_alone(monkeypatch):
+    environments = []
+
+    class Started(Exception):
+        pass
+
+    def start(command, env, **_):
+        environments.append((command[2].split(";")[0], {key: env.get(key) for key in contention.VARIABLES}))
+        raise Started
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setitem(os.environ, "GOMP_SPINCOUNT", "5")
+    for setting in ("library", "icnet", "1000"):
+        with pytest.raises(Started), contention.worker(setting):
+            pass
+    nothing = dict.fromkeys(contention.VARIABLES)
+    assert environments == [
+        ("import torch", nothing), ("import icnet", nothing), ("import icnet", nothing | {"GOMP_SPINCOUNT": "1000"}),
+    ]  # fmt: skip
+
+
+def test_busy_process_ends_with_the_measurement():
+    with contention.busy_process() as process:
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+def test_folder_that_is_no_clone_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match="holds no models/icnet.py"):
+        common.import_reference(tmp_path, "models.icnet:ICNet")
