@@ -57,6 +57,8 @@ def test_table_csv_and_json_tell_the_same(script, evaluate, trained):
     assert results["pixel_acc"] == pytest.approx(np.trace(confusion) / confusion.sum(), abs=1e-12)
     assert cv2.imread(str(folder / "confusion.png")) is not None
     assert results["data"] == "street (synthetic)"
+    (log,) = folder.glob("*.log")
+    assert f"evaluating on 1 x {results['device']}" in log.read_text()
 
 
 def test_validation_while_training_equals_evaluation_afterwards(script, evaluate, trained):

@@ -19,6 +19,7 @@ from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
 from icnet.deploy.trained_network import trained_on
 from icnet.errors import UserError
+from icnet.run.results import device_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -89,7 +90,8 @@ class Demo:
         # The first image pays for memory, kernels and caches; it counts only if there is no other.
         timed = self.seconds[1:] or self.seconds
         return (
-            f"{self.images} images; network {len(timed) / sum(timed):.2f} images/s ({self.segmenter.runtime}), "
+            f"{self.images} images; network {len(timed) / sum(timed):.2f} images/s ({self.segmenter.runtime}) "
+            f"on {device_name(self.device)}, "
             f"with reading and writing {self.images / self.total_seconds:.2f} images/s; "
             f"model trained on {trained_on(self.segmenter.meta)}; results in {self.output}"
         )

@@ -1,6 +1,7 @@
 """Scoring a network, in whatever runtime, on whole images."""
 
 import csv
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,17 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from typing_extensions import override
 
 from icnet.data.drawing import comparison, save
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, TRAIN_ID_TO_LABEL_ID, ClassTable
 from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
+from icnet.run.results import device_name
 from icnet.training.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
+
+log = logging.getLogger(__name__)
 
 
 class EvaluationTask(LightningModule):
@@ -54,6 +59,10 @@ class EvaluationTask(LightningModule):
         for folder in (pictures, label_ids):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
+
+    @override
+    def on_test_start(self) -> None:
+        log.info("evaluating on %d x %s", self.trainer.world_size, device_name(self.device))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Predict and count one batch; returns (N, H, W) train ids, for pictures."""

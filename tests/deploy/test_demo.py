@@ -53,7 +53,7 @@ def test_image_becomes_three_pictures_and_a_legend(demo, tmp_path, net, normaliz
     assert (ids == expected).mean() > 0.999
     labels = cv2.imread(str(demo.output / "photo_labels.png"))[..., ::-1]
     assert np.array_equal(labels, CITYSCAPES_CLASSES.colorize(ids))
-    assert "1 images; network " in demo.summary()
+    assert re.search(r"1 images; network .* images/s \(torch\) on CPU \(.*\d+ threads\), with", demo.summary())
     assert "model trained on unknown data; results in" in demo.summary()
 
 
