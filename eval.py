@@ -31,7 +31,7 @@ def evaluate(config: EvalConfig) -> float | None:
     from icnet.run.results import environment, write_results
 
     data = factory.evaluation_data(config)
-    module = factory.data_module(data, config.seed, train=False)
+    module = factory.data_module(data, config.seed)
     run = Path(config.output_dir)
     task = factory.evaluation_task(config, module.classes, run)
     trainer = factory.evaluation_trainer(config, module)

@@ -31,7 +31,7 @@ def fit(config: TrainConfig) -> float | None:
 
     seed_everything(config.seed, verbose=False)
     factory.prepare_device(config.trainer)
-    data = factory.data_module(config.data, config.seed)
+    data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
     task = factory.task(config, data.classes)
     run = Path(config.output_dir)
     resume = factory.resume_path(config, len(data.classes))

@@ -52,7 +52,7 @@ def measure(root: Path, title: str, samples: int, repeats: int, reference: Path 
         repeats: Rounds.
         reference: The peer's clone, if there is one.
     """
-    ours = factory.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0).train
+    ours = factory.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0, batch_size=7).train
     assert ours is not None
     normalize = ImageNormalizer()
 

@@ -18,16 +18,7 @@ from torch import Tensor
 
 from benchmarks import common
 from icnet import factory
-from icnet.config import (
-    AmpConfig,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    SchedulerConfig,
-    TrainConfig,
-    TrainerConfig,
-)
+from icnet.config import DataConfig, ModelConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
 from icnet.data.street import draw_scene
 from icnet.models.checkpoints import from_reference
@@ -93,13 +84,7 @@ def batch(size: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 def build(backbone: str) -> SegmentationTask:
     """Return what ``train.py`` trains by default, with its network in training mode."""
     config = TrainConfig(
-        data=DataConfig(name="street"),
-        model=ModelConfig(backbone=backbone),
-        loss=LossConfig(),
-        optim=OptimConfig(),
-        scheduler=SchedulerConfig(),
-        trainer=TrainerConfig(),
-        amp=AmpConfig(),
+        data=DataConfig(name="street"), model=ModelConfig(backbone=backbone), output_dir="outputs/benchmark"
     )
     return factory.task(config, CITYSCAPES_CLASSES).train()
 

@@ -1,17 +1,19 @@
 """The schema of the configuration: every key the scripts read, its type, what it means and its range.
 
 Hydra composes ``conf/`` onto these dataclasses, so an unknown key or a value of the wrong type fails before anything
-runs; ``__post_init__`` holds the ranges. What is below gets plain arguments and knows nothing of Hydra.
+runs; ``icnet.keys`` checks the ranges. What is below gets plain arguments and knows nothing of Hydra. ``--help`` shows
+what is written here.
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, Optional
 
 from icnet.errors import UserError
+from icnet.keys import REQUIRED, Keys, Range, key
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
+RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
 
 DATASETS = ("cityscapes", "camvid", "folder", "street")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -20,255 +22,201 @@ LARGEST_SEED = 2**32 - 1  # numpy's
 LARGEST_PORT = 2**16 - 1
 
 
-def _choose(key: str, given: object, allowed: Collection[object]) -> None:
-    if given not in allowed:
-        raise UserError(f"{key}={given} is unknown; choose one of {', '.join(str(item) for item in allowed)}")
-
-
-def _at_least(key: str, given: float, least: float) -> None:
-    if not least <= given < math.inf:  # also refuses NaN
-        raise UserError(f"{key}={given} is out of range; give a number from {least}")
-
-
-def _above(key: str, given: float, bound: float) -> None:
-    if not bound < given < math.inf:
-        raise UserError(f"{key}={given} is out of range; give a number above {bound}")
-
-
-def _share(key: str, given: float) -> None:
-    if not 0 <= given <= 1:
-        raise UserError(f"{key}={given} is out of range; give a number from 0 to 1")
-
-
-def _below_one(key: str, given: float) -> None:
-    if not 0 <= given < 1:
-        raise UserError(f"{key}={given} is out of range; give a number from 0 to below 1")
-
-
-def _seed(given: int) -> None:
-    if not 0 <= given <= LARGEST_SEED:
-        raise UserError(f"seed={given} is out of range; give a number from 0 to {LARGEST_SEED}")
-
-
-def _limit(key: str, given: float | None) -> None:
-    if given is not None and not (0 < given <= 1 or (given > 1 and float(given).is_integer())):
-        raise UserError(f"{key}={given} is out of range; give a share above 0, a count above 1, or null")
-
-
-def _check_devices(given: object) -> None:
-    if isinstance(given, list):
-        fits = bool(given) and len(set(map(str, given))) == len(given) and all(_is_index(item) for item in given)
-    else:
-        fits = _is_index(given) and given != 0
-    if not fits:
-        raise UserError(f"trainer.devices={given} is unknown; give a count from 1, or a list of indices like [0,2]")
+def _is_limit(given: float) -> bool:
+    return 0 < given <= 1 or (given > 1 and float(given).is_integer())
 
 
 def _is_index(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _check_endpoint(given: str | None) -> None:
-    host, _, port = (given or "localhost:0").rpartition(":")
-    if not host or not port.isdigit() or int(port) > LARGEST_PORT:
-        raise UserError(f"trainer.rdzv_endpoint={given} is no endpoint; give HOST:PORT of one of the nodes")
+def _are_devices(given: object) -> bool:
+    if isinstance(given, list):
+        return bool(given) and len(set(map(str, given))) == len(given) and all(_is_index(item) for item in given)
+    return _is_index(given) and given != 0
+
+
+def _is_endpoint(given: str) -> bool:
+    host, _, port = given.rpartition(":")
+    return bool(host) and port.isdigit() and int(port) <= LARGEST_PORT
+
+
+def _is_batch(given: object) -> bool:
+    return given == "dynamic" or (type(given) is int and given >= 1)
+
+
+LIMIT = Range("a share above 0, a count above 1, or null", _is_limit)
+LIMIT_OR_NONE = Range(LIMIT.allowed, lambda given: given == 0 or _is_limit(given))
+DEVICES = Range("a count from 1, or a list of indices like [0,2]", _are_devices, "is unknown; give")
+ENDPOINT = Range(
+    "HOST:PORT of one of the nodes", lambda given: not given or _is_endpoint(given), "is no endpoint; give"
+)
+BATCH = Range("a number from 1, or dynamic", _is_batch)
 
 
 @dataclass
-class StreetConfig:
+class StreetConfig(Keys, above="data.street."):
     """Size and seed of the embedded synthetic scenes (``data=street``)."""
 
-    train: int = 96  # scenes
-    val: int = 24
-    height: int = 256  # pixels
-    width: int = 512
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for key, least in (("train", 1), ("val", 1), ("height", 64), ("width", 64), ("seed", 0)):
-            _at_least(f"data.street.{key}", getattr(self, key), least)
+    train: int = key(96, "training images", unit="scenes", low=1)
+    val: int = key(24, "validation images", unit="scenes", low=1)
+    height: int = key(256, "rows of a scene", unit="pixels", low=64)
+    width: int = key(512, "columns of a scene", unit="pixels", low=64)
+    seed: int = key(1, "which scenes are drawn", low=0)
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Keys, above="data."):
     """The data set, its augmentation and its loading."""
 
-    name: str = MISSING  # one of DATASETS
-    root: str | None = None  # folder of the data set
-    train_split: str = "train"
-    val_split: str = "val"
-    label_kind: str = "labelIds"  # labelIds | labelTrainIds (cityscapes)
-    classes: str | None = None  # YAML of names and colours (folder)
-    street: StreetConfig = field(default_factory=StreetConfig)
-    crop_size: list[int] = field(default_factory=lambda: [960, 960])  # (H, W) of a training sample
-    scale_range: list[int] = field(default_factory=lambda: [512, 2048])  # short side in pixels, drawn uniformly
-    flip: float = 0.5  # probability of a horizontal flip
-    blur: float = 0.5  # probability of a Gaussian blur of radius U(0, 1)
-    color_jitter: float = 0.0  # strength of brightness, contrast and saturation changes; 0 = off
-    batch_size: int = 7  # training samples per device
-    eval_batch_size: int = 1  # images per device
-    workers: int = 4  # loader processes per device; 0 = load in the training process
-    pin_memory: bool = True  # used where an accelerator is
-    persistent_workers: bool = True
-    prefetch_factor: int = 2  # batches loaded ahead by each worker
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        _choose("data", self.name, DATASETS)
-        _choose("data.label_kind", self.label_kind, ("labelIds", "labelTrainIds"))
-        for key in ("crop_size", "scale_range"):
-            pair = getattr(self, key)
-            if len(pair) != 2:
-                raise UserError(f"data.{key}={list(pair)} has {len(pair)} numbers; give two, such as [512,1024]")
-        for side in self.crop_size:
-            _at_least("data.crop_size", side, 64)
-        _at_least("data.scale_range", min(self.scale_range), 1)
-        if self.scale_range[0] > self.scale_range[1]:
-            raise UserError(f"data.scale_range={list(self.scale_range)} runs backwards; give [smallest,largest]")
-        for key in ("flip", "blur", "color_jitter"):
-            _share(f"data.{key}", getattr(self, key))
-        for key, least in (("eval_batch_size", 1), ("workers", 0), ("prefetch_factor", 1)):
-            _at_least(f"data.{key}", getattr(self, key), least)
-        if self.batch_size < 1:
-            raise UserError(
-                f"data.batch_size={self.batch_size} is out of range; "
-                "give trainer.batch_size, which it follows, a number from 1"
-            )
-
-
-@dataclass
-class ModelConfig:
-    """The network and where its first weights come from."""
-
-    name: str = "icnet"
-    backbone: str = "resnet50"  # one of BACKBONES
-    backbone_weights: str | None = None  # file or hub id of ImageNet weights
-    weights: str | None = None  # checkpoint to fine-tune from
-
-    def __post_init__(self) -> None:
-        """Check names."""
-        _choose("model.name", self.name, ("icnet",))
-        _choose("model.backbone", self.backbone, BACKBONES)
-
-
-@dataclass
-class LossConfig:
-    """The cascade loss."""
-
-    resize: str = "nearest"  # nearest: labels to the outputs' sizes; logits: the reverse; blend: see losses.py
-    sub124_weight: float = 1.0
-    sub24_weight: float = 0.4
-    sub4_weight: float = 0.4
-    class_weights: list[float] | None = None  # one per class
-    ohem_threshold: float = 0.0  # keep pixels whose true class is at most this probable; 0 = off
-    ohem_min_kept: float = 0.1  # share of the labelled pixels kept at least
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        _choose("loss.resize", self.resize, ("nearest", "logits", "blend"))
-        for key in ("sub124_weight", "sub24_weight", "sub4_weight"):
-            _at_least(f"loss.{key}", getattr(self, key), 0)
-        if not self.sub124_weight + self.sub24_weight + self.sub4_weight:
-            raise UserError("loss.sub124_weight, sub24_weight and sub4_weight are all 0; give one a number above 0")
-        for weight in self.class_weights or ():
-            _at_least("loss.class_weights", weight, 0)
-        for key in ("ohem_threshold", "ohem_min_kept"):
-            _share(f"loss.{key}", getattr(self, key))
-
-
-@dataclass
-class OptimConfig:
-    """The optimizer."""
-
-    name: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9  # sgd
-    nesterov: bool = False  # sgd
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw
-    weight_decay: float = 1e-4
-    head_lr_mult: float = 1.0  # learning rate of sub1 and the head in units of lr
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        _choose("optim", self.name, ("sgd", "adamw", "npu_fused_sgd"))
-        _above("optim.lr", self.lr, 0)
-        _above("optim.head_lr_mult", self.head_lr_mult, 0)
-        _at_least("optim.weight_decay", self.weight_decay, 0)
-        _below_one("optim.momentum", self.momentum)
-        if self.nesterov and not self.momentum:
-            raise UserError("optim.nesterov=true needs momentum; give optim.momentum a number above 0")
-        if len(self.betas) != 2:
-            raise UserError(f"optim.betas={self.betas} has {len(self.betas)} numbers; give two, such as [0.9,0.999]")
-        for beta in self.betas:
-            _below_one("optim.betas", beta)
-
-
-@dataclass
-class SchedulerConfig:
-    """The learning rate over time."""
-
-    name: str = "cosine"
-    warmup_epochs: int = 3  # cosine: epochs of linear warm-up
-    power: float = 0.9  # poly
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        _choose("scheduler", self.name, ("cosine", "poly", "constant"))
-        _at_least("scheduler.warmup_epochs", self.warmup_epochs, 0)
-        _above("scheduler.power", self.power, 0)
-
-
-@dataclass
-class TrainerConfig:
-    """Devices, length and bookkeeping of a run; handed to Lightning's Trainer."""
-
-    accelerator: str = "auto"  # auto | cpu | gpu | npu; auto: an NPU before a GPU before the CPU
-    devices: Any = 1  # on each node: a count, or a list of indices
-    num_nodes: int = 1  # machines that train together; each of them is given the same command
-    rdzv_endpoint: str | None = None  # HOST:PORT of one of several nodes, where they find each other
-    max_restarts: int = 0  # how often processes that died are started again, from the last checkpoint
-    batch_size: int = 7  # per device; data.batch_size follows it
-    max_epochs: int = 200
-    max_steps: int = -1  # optimizer steps; -1 = no bound
-    val_every_n_epochs: int = 1  # 0 = the published rhythm: see PublishedValidationSchedule
-    log_every_n_steps: int = 10
-    accumulate_grad_batches: int = 1
-    gradient_clip_val: float = 0.0  # largest norm of the gradient; 0 = off
-    sync_batchnorm: bool = False  # statistics over all devices; ignored on one
-    deterministic: bool = False
-    limit_train_batches: float | None = None  # null = all; up to 1.0 a share, above a count
-    limit_val_batches: float | None = None
-    progress_bar: bool = True
+    name: str = key(REQUIRED, "which data set; data=NAME chooses it", choices=DATASETS)
+    root: str | None = key(None, "folder of the data set", affects_result=False)
+    train_split: str = key("train", "split to train on")
+    val_split: str = key("val", "split to validate or evaluate on")
+    label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
+    classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
+    street: StreetConfig = key(StreetConfig, "the embedded synthetic scenes (data=street)")
+    crop_size: list[int] = key([960, 960], "size of a training sample", unit="pixels (H, W)", low=64, pair="[512,1024]")
+    scale_range: list[int] = key(
+        [512, 2048], "short side before the crop, drawn uniformly", unit="pixels", low=1, pair="[512,1024]"
+    )
+    flip: float = key(0.5, "probability of a horizontal flip", low=0, high=1)
+    blur: float = key(0.5, "probability of a Gaussian blur of radius U(0, 1)", low=0, high=1)
+    color_jitter: float = key(
+        0.0, "strength of changes of brightness, contrast and saturation", unit="0 = off", low=0, high=1
+    )
+    eval_batch_size: int = key(1, "images per device in validation and evaluation", low=1, affects_result=False)
+    workers: int = key(
+        4, "loader processes per device", unit="0 = load in the process itself", low=0, affects_result=False
+    )
+    pin_memory: bool = key(True, "page-locked memory for batches, where an accelerator is", affects_result=False)
+    persistent_workers: bool = key(True, "keep loader processes between epochs", affects_result=False)
+    prefetch_factor: int = key(2, "batches loaded ahead by each loader process", low=1, affects_result=False)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "npu"))
-        _check_devices(self.devices)
-        _at_least("trainer.val_every_n_epochs", self.val_every_n_epochs, 0)
-        _at_least("trainer.num_nodes", self.num_nodes, 1)
-        _at_least("trainer.max_restarts", self.max_restarts, 0)
-        _check_endpoint(self.rdzv_endpoint)
-        for key in ("batch_size", "max_epochs", "log_every_n_steps", "accumulate_grad_batches"):
-            _at_least(f"trainer.{key}", getattr(self, key), 1)
-        if self.max_steps != -1 and self.max_steps < 1:
-            raise UserError(f"trainer.max_steps={self.max_steps} is out of range; give a number from 1, or -1 for all")
-        _limit("trainer.limit_train_batches", self.limit_train_batches)
-        if self.limit_val_batches != 0:  # 0 = no validation
-            _limit("trainer.limit_val_batches", self.limit_val_batches)
-        _at_least("trainer.gradient_clip_val", self.gradient_clip_val, 0)
+        super().__post_init__()
+        if self.scale_range[0] > self.scale_range[1]:
+            raise UserError(f"data.scale_range={list(self.scale_range)} runs backwards; give [smallest,largest]")
 
 
 @dataclass
-class AmpConfig:
-    """Mixed precision, as apex named it; see ``icnet.training.precision``."""
+class ModelConfig(Keys, above="model."):
+    """The network and where its first weights come from."""
 
-    opt_level: str = "O0"  # O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast
-    loss_scale: Any = 1  # a number, which is never checked, or dynamic (O1 and O2)
+    name: str = key("icnet", "which network", choices=("icnet",))
+    backbone: str = key("resnet50", "which residual network it stands on", choices=BACKBONES)
+    backbone_weights: str | None = key(None, "file or hub id of ImageNet weights", unit="null = random weights")
+    weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none")
+
+
+@dataclass
+class LossConfig(Keys, above="loss."):
+    """The cascade loss."""
+
+    resize: str = key(
+        "nearest",
+        "how labels and outputs come to one size: nearest resizes labels, logits outputs, blend mixes class ids",
+        choices=("nearest", "logits", "blend"),
+    )
+    sub124_weight: float = key(1.0, "weight of the output of all branches", low=0)
+    sub24_weight: float = key(0.4, "weight of the output of the two lower branches", low=0)
+    sub4_weight: float = key(0.4, "weight of the output of the lowest branch", low=0)
+    class_weights: list[float] | None = key(None, "weights of the classes, one for each", unit="null = all 1", low=0)
+    ohem_threshold: float = key(
+        0.0, "keep the pixels whose true class is at most this probable", unit="0 = off", low=0, high=1
+    )
+    ohem_min_kept: float = key(0.1, "share of the labelled pixels that is kept at least", low=0, high=1)
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
-        _choose("amp.opt_level", self.opt_level, OPT_LEVELS)
+        """Check ranges."""
+        super().__post_init__()
+        if not self.sub124_weight + self.sub24_weight + self.sub4_weight:
+            raise UserError("loss.sub124_weight, sub24_weight and sub4_weight are all 0; give one a number above 0")
+
+
+@dataclass
+class OptimConfig(Keys, above="optim."):
+    """The optimizer."""
+
+    name: str = key("sgd", "which optimizer; optim=NAME chooses it", choices=("sgd", "adamw", "npu_fused_sgd"))
+    lr: float = key(0.01, "learning rate", above=0)
+    momentum: float = key(0.9, "momentum of SGD", low=0, below=1)
+    nesterov: bool = key(False, "Nesterov's momentum, of SGD")
+    betas: list[float] = key([0.9, 0.999], "decay of AdamW's two averages", low=0, below=1, pair="[0.9,0.999]")
+    weight_decay: float = key(1e-4, "decay of the weights", low=0)
+    head_lr_mult: float = key(1.0, "learning rate of sub1 and the head", unit="times lr", above=0)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise UserError("optim.nesterov=true needs momentum; give optim.momentum a number above 0")
+
+
+@dataclass
+class SchedulerConfig(Keys, above="scheduler."):
+    """The learning rate over time."""
+
+    name: str = key("cosine", "which schedule; scheduler=NAME chooses it", choices=("cosine", "poly", "constant"))
+    warmup_epochs: int = key(3, "linear warm-up of cosine", unit="epochs", low=0)
+    power: float = key(0.9, "exponent of poly", above=0)
+
+
+@dataclass
+class TrainerConfig(Keys, above="trainer."):
+    """Devices, length and bookkeeping of a run; handed to Lightning's Trainer."""
+
+    accelerator: str = key(
+        "auto", "kind of device; auto takes an NPU before a GPU before the CPU", choices=("auto", "cpu", "gpu", "npu")
+    )
+    devices: Any = key(1, "devices on each node, one process each: how many, or which", values=DEVICES)
+    num_nodes: int = key(1, "machines that train together; each of them is given the same command", low=1)
+    rdzv_endpoint: str | None = key(
+        None, "HOST:PORT of one of several nodes, where they find each other", values=ENDPOINT, affects_result=False
+    )
+    max_restarts: int = key(
+        0, "how often processes that died are started again, from the last checkpoint", low=0, affects_result=False
+    )
+    batch_size: int = key(7, "training samples per device", low=1)
+    max_epochs: int = key(200, "length of the training", unit="epochs", low=1)
+    max_steps: int = key(-1, "bound of the optimizer's steps", unit="-1 = no bound", low=1, otherwise=(-1, "all"))
+    val_every_n_epochs: int = key(
+        1,
+        "epochs from one validation to the next",
+        unit="0 = the published rhythm: see conf/experiment/full.yaml",
+        low=0,
+    )
+    log_every_n_steps: int = key(10, "steps from one line of the log to the next", low=1, affects_result=False)
+    accumulate_grad_batches: int = key(1, "batches whose gradients make one step", low=1)
+    gradient_clip_val: float = key(0.0, "largest norm of the gradient", unit="0 = off", low=0)
+    sync_batchnorm: bool = key(False, "BatchNorm's statistics over all devices; ignored on one")
+    deterministic: bool = key(False, "only algorithms that give the same bits again")
+    limit_train_batches: float | None = key(
+        None, "batches of an epoch", unit="null = all; up to 1.0 a share, above a count", values=LIMIT
+    )
+    limit_val_batches: float | None = key(
+        None, "batches of a validation", unit="null = all; 0 = no validation; a share or a count", values=LIMIT_OR_NONE
+    )
+    progress_bar: bool = key(True, "show progress, and the model as a table", affects_result=False)
+
+
+@dataclass
+class AmpConfig(Keys, above="amp."):
+    """Mixed precision, as apex named it; see ``icnet.training.precision``."""
+
+    opt_level: str = key(
+        "O0",
+        "O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast",
+        choices=OPT_LEVELS,
+    )
+    loss_scale: Any = key(
+        1, "factor of the loss at O1 and O2: a number, which is never checked, or dynamic", unit="above 0, or dynamic"
+    )
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
         given = self.loss_scale
         if self.opt_level not in {"O1", "O2"}:
             if given != 1:
@@ -281,63 +229,75 @@ class AmpConfig:
 
 
 @dataclass
-class CallbackConfig:
+class CallbackConfig(Keys, above="callbacks."):
     """What watches a run."""
 
-    checkpoint_every_n_steps: int = 0  # a further last.ckpt inside the epoch; 0 = at the end of epochs only
-    pictures: int = 4  # validation images drawn beside label and prediction at each validation; 0 = off
-    extremes: int = 3  # best and worst images of the last validation drawn for the report, of each; 0 = off
-    ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
-    early_stop_patience: int = 0  # validations without a better val/miou before the run stops; 0 = off
-    device_stats: bool = False  # log memory and utilization of the device
-    throughput_warmup_steps: int = 10  # steps left out of images/s
-    throughput_exact: bool = False  # wait for the device after every step, so that each can be timed
-    result_files: str | None = None  # perf | acc: also write the described system's result files
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        counts = "checkpoint_every_n_steps pictures extremes early_stop_patience throughput_warmup_steps"
-        for key in counts.split():
-            _at_least(f"callbacks.{key}", getattr(self, key), 0)
-        _below_one("callbacks.ema_decay", self.ema_decay)
-        if self.result_files is not None:
-            _choose("callbacks.result_files", self.result_files, ("perf", "acc"))
+    checkpoint_every_n_steps: int = key(
+        0, "a further last.ckpt inside the epoch", unit="steps; 0 = at ends of epochs only", low=0, affects_result=False
+    )
+    pictures: int = key(
+        4, "validation images drawn beside label and prediction", unit="0 = off", low=0, affects_result=False
+    )
+    extremes: int = key(
+        3, "best and worst images drawn for the report, of each", unit="0 = off", low=0, affects_result=False
+    )
+    ema_decay: float = key(0.0, "exponential moving average of the weights", unit="0 = off", low=0, below=1)
+    early_stop_patience: int = key(
+        0, "validations without a better val/miou before the run stops", unit="0 = off", low=0
+    )
+    device_stats: bool = key(False, "log memory and utilization of the device", affects_result=False)
+    throughput_warmup_steps: int = key(10, "steps left out of images/s", low=0, affects_result=False)
+    throughput_exact: bool = key(
+        False, "wait for the device after every step, so that each can be timed", affects_result=False
+    )
+    result_files: str | None = key(
+        None, "also write the Ascend port's log files", unit="null = none", choices=("perf", "acc")
+    )
 
 
 @dataclass
-class LoggerConfig:
+class LoggerConfig(Keys, above="logger."):
     """Where curves go."""
 
-    tensorboard: bool = True
-    csv: bool = True
-    wandb: bool = False
-    mlflow: bool = False
-    project: str = "icnet"  # wandb and mlflow
+    tensorboard: bool = key(True, "TensorBoard files in the run folder", affects_result=False)
+    csv: bool = key(True, "a CSV file in the run folder", affects_result=False)
+    wandb: bool = key(False, "Weights & Biases", affects_result=False)
+    mlflow: bool = key(False, "MLflow", affects_result=False)
+    project: str = key("icnet", "name of the project at Weights & Biases and MLflow", affects_result=False)
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Keys):
     """Everything ``train.py`` reads."""
 
-    data: DataConfig = MISSING
-    model: ModelConfig = MISSING
-    loss: LossConfig = MISSING
-    optim: OptimConfig = MISSING
-    scheduler: SchedulerConfig = MISSING
-    trainer: TrainerConfig = MISSING
-    amp: AmpConfig = MISSING
-    callbacks: CallbackConfig = field(default_factory=CallbackConfig)
-    logger: LoggerConfig = MISSING
-    seed: int = 1
-    resume: str | None = (
-        None  # PATH of a checkpoint; here = this folder's, if it has one; auto = also one like this run's
+    data: DataConfig = key(REQUIRED, "the data set, its augmentation and its loading")
+    model: ModelConfig = key(ModelConfig, "the network and where its first weights come from")
+    loss: LossConfig = key(LossConfig, "the cascade loss")
+    optim: OptimConfig = key(OptimConfig, "the optimizer")
+    scheduler: SchedulerConfig = key(SchedulerConfig, "the learning rate over time")
+    trainer: TrainerConfig = key(TrainerConfig, "devices, length and bookkeeping of a run")
+    amp: AmpConfig = key(AmpConfig, "mixed precision")
+    callbacks: CallbackConfig = key(CallbackConfig, "what watches a run")
+    logger: LoggerConfig = key(LoggerConfig, "where curves go")
+    seed: int = key(
+        1, "of the first weights, the order of the samples and their augmentation", low=0, high=LARGEST_SEED
     )
-    skip_finished: bool = False  # do nothing where the folder holds this run's result already; for sweeps begun again
-    output_dir: str = MISSING  # this run's folder
+    resume: str | None = key(
+        None,
+        "go on from a checkpoint: its path; here = this folder's, if it has one; auto = also one like this run's",
+        unit="null = start anew",
+        affects_result=False,
+    )
+    skip_finished: bool = key(
+        False,
+        "do nothing where the folder holds this run's result already; for sweeps begun again",
+        affects_result=False,
+    )
+    output_dir: str = key(REQUIRED, "this run's folder; hydra.run.dir=PATH chooses it", affects_result=False)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _seed(self.seed)
+        super().__post_init__()
         if self.amp.opt_level == "O2" and self.callbacks.ema_decay:
             raise UserError("callbacks.ema_decay averages the weights, and at O2 they are float16; choose amp=o1")
         if self.callbacks.early_stop_patience and self.trainer.limit_val_batches == 0:
@@ -345,32 +305,40 @@ class TrainConfig:
 
 
 @dataclass
-class InferenceConfig:
+class InferenceConfig(Keys, above="eval."):
     """How an evaluation turns an image into labels."""
 
-    scales: list[float] = field(default_factory=lambda: [1.0])  # sizes of the image whose probabilities are averaged
-    flip: bool = False  # average with the mirrored image
-    sliding_window: list[int] | None = None  # (H, W) of overlapping windows; null = the whole image at once
+    scales: list[float] = key(
+        [1.0], "sizes of the image whose probabilities are averaged", unit="times its own", above=0
+    )
+    flip: bool = key(False, "average with the mirrored image")
+    sliding_window: list[int] | None = key(
+        None,
+        "overlapping windows instead of the whole image",
+        unit="pixels (H, W); null = the whole image at once",
+        low=64,
+        pair="[height,width]",
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        super().__post_init__()
         if not self.scales:
             raise UserError("eval.scales=[] is empty; give at least one scale, such as [1.0]")
-        for scale in self.scales:
-            _above("eval.scales", scale, 0)
-        if self.sliding_window is not None:
-            if len(self.sliding_window) != 2:
-                raise UserError(f"eval.sliding_window={list(self.sliding_window)} is not a size; give [height,width]")
-            for side in self.sliding_window:
-                _at_least("eval.sliding_window", side, 64)
 
 
 def _overrides(schema: type, name: str, **nested: Any) -> Any:
     """Make a dataclass with a schema's keys, each of them null unless given."""
-    rest = [key for key in fields(schema) if key.name not in nested]
-    keys: list[Any] = [(key.name, Optional[key.type], None) for key in rest]  # noqa: UP045 - a value, no annotation
-    keys += [(key, kind, field(default_factory=kind)) for key, kind in nested.items()]
+    keys: list[Any] = []
+    for declared in fields(schema):
+        if declared.name in nested:
+            kind = nested[declared.name]
+            keys.append((declared.name, kind, field(default_factory=kind, metadata=declared.metadata)))
+        else:
+            kind = Optional[declared.type]  # noqa: UP045 - a value, no annotation
+            keys.append((declared.name, kind, field(default=None, metadata=declared.metadata)))
     made = make_dataclass(name, keys)
+    made.__doc__ = schema.__doc__
     made.__module__ = __name__  # Python before 3.12 leaves that out, and pickle needs it
     return made
 
@@ -381,69 +349,72 @@ DataOverrides: Any = _overrides(DataConfig, "DataOverrides", street=StreetOverri
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(Keys):
     """Everything ``eval.py`` reads."""
 
-    ckpt: str | None = None  # null = the newest best checkpoint below outputs/
-    data: DataOverrides = MISSING
-    trainer: TrainerConfig = MISSING
-    eval: InferenceConfig = field(default_factory=InferenceConfig)
-    save_pictures: bool = False
-    save_label_ids: bool = False
-    extremes: int = 3  # best and worst images drawn for the report, of each; 0 = off
-    seed: int = 1
-    output_dir: str = MISSING
+    ckpt: str | None = key(
+        None, "checkpoint or exported file to evaluate", unit="null = the newest best checkpoint below outputs/"
+    )
+    data: DataOverrides = key(DataOverrides, "the data; what is null is as the checkpoint has it")
+    trainer: TrainerConfig = key(TrainerConfig, "devices; what concerns training is not read")
+    eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
+    save_pictures: bool = key(False, "draw every image beside label and prediction", affects_result=False)
+    save_label_ids: bool = key(False, "write predictions as Cityscapes takes them", affects_result=False)
+    extremes: int = key(
+        3, "best and worst images drawn for the report, of each", unit="0 = off", low=0, affects_result=False
+    )
+    seed: int = key(1, "of whatever is drawn at random", low=0, high=LARGEST_SEED)
+    output_dir: str = key(REQUIRED, "this evaluation's folder; hydra.run.dir=PATH chooses it", affects_result=False)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("extremes", self.extremes, 0)
-        _seed(self.seed)
+        super().__post_init__()
         if self.trainer.limit_val_batches == 0:
             raise UserError("trainer.limit_val_batches=0 leaves nothing to evaluate; give a number above 0, or null")
 
 
 @dataclass
-class ExportOptions:
-    """The exported graph."""
+class ExportOptions(Keys, above="export."):
+    """The exported graph; ranges of the opset and of the sizes are the exporter's."""
 
-    height: int = 1024  # rows of the input in pixels
-    width: int = 2048
-    batch: Any = 1  # images per call: a number, or dynamic
-    dynamic_size: bool = False  # leave height and width open
-    opset: int = 17  # 11 (what older Ascend tools take) to the newest that the installed onnx writes
-    head: str = "logits"  # logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W)
-    normalize: bool = False  # true: uint8 RGB goes in; false: normalised float32
-    images: str | None = None  # file, folder or glob to verify on; null = the checkpoint's data, or synthetic scenes
-
-    def __post_init__(self) -> None:
-        """Check names and ranges; the opset's and sizes' are the exporter's."""
-        _choose("export.head", self.head, ("logits", "argmax"))
-        if self.batch != "dynamic" and (type(self.batch) is not int or self.batch < 1):
-            raise UserError(f"export.batch={self.batch} is out of range; give a number from 1, or dynamic")
+    height: int = key(1024, "rows of the input", unit="pixels, from 64")
+    width: int = key(2048, "columns of the input", unit="pixels, from 64")
+    batch: Any = key(1, "images per call", values=BATCH)
+    dynamic_size: bool = key(False, "leave height and width open")
+    opset: int = key(
+        17, "version of ONNX's operators", unit="11, which older Ascend tools take, to the newest of the installed onnx"
+    )
+    head: str = key(
+        "logits", "logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W)", choices=("logits", "argmax")
+    )
+    normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32")
+    images: str | None = key(
+        None, "file, folder or glob to verify on", unit="null = the checkpoint's data, or synthetic scenes"
+    )
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(Keys):
     """Everything ``export.py`` reads."""
 
-    ckpt: str | None = None  # null = the newest best checkpoint below outputs/
-    output: str = "ICNet.onnx"  # relative to the current folder
-    export: ExportOptions = field(default_factory=ExportOptions)
+    ckpt: str | None = key(None, "checkpoint to export", unit="null = the newest best checkpoint below outputs/")
+    output: str = key("ICNet.onnx", "the file, relative to the current folder")
+    export: ExportOptions = key(ExportOptions, "the exported graph")
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(Keys):
     """Everything ``demo.py`` reads."""
 
-    ckpt: str | None = None  # null = the newest best checkpoint below outputs/; .onnx files too
-    input: str | None = None  # an image, a video, a folder of images, or a quoted glob; has to be given
-    output: str = MISSING  # folder
-    device: str = "auto"  # auto = an accelerator where there is one; or cpu, cuda, cuda:1, npu, ...
-    alpha: float = 0.5  # opacity of the colours on the overlay
-    eval: InferenceConfig = field(default_factory=InferenceConfig)
+    ckpt: str | None = key(None, "checkpoint or .onnx file", unit="null = the newest best checkpoint below outputs/")
+    input: str | None = key(None, "an image, a video, a folder of images, or a quoted glob; has to be given")
+    output: str = key(REQUIRED, "folder for the results")
+    device: str = key("auto", "where to compute: cpu, cuda, cuda:1, npu, ...; auto = an accelerator where there is one")
+    alpha: float = key(0.5, "opacity of the colours on the overlay", low=0, high=1)
+    eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _share("alpha", self.alpha)
+        super().__post_init__()
         if not self.output:
             raise UserError("output= is empty; give the folder for the results, such as output=results")

@@ -13,7 +13,8 @@ STANDS_ON = {"icnet.errors", "icnet.config", "icnet.run"}
 BELOW = {
     "icnet": set(),
     "icnet.errors": set(),
-    "icnet.config": {"icnet.errors"},
+    "icnet.keys": {"icnet.errors"},
+    "icnet.config": {"icnet.errors", "icnet.keys"},
     "icnet.run": {"icnet.config", "icnet.errors"},
     "icnet.npu": set(),
     "icnet.data": {"icnet.errors"},

@@ -1,14 +1,16 @@
 """Every option of every group composes to a configuration that builds."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from icnet import factory
-from icnet.config import TrainConfig
+from icnet.config import AmpConfig, DataConfig, DemoConfig, EvalConfig, ExportConfig, LoggerConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
 from icnet.models.icnet import ICNet
@@ -50,10 +52,6 @@ def test_every_group_folder_is_known():
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == set(GROUPS)
 
 
-def test_batch_size_follows_the_trainer():
-    assert train_config("trainer.batch_size=3").data.batch_size == 3
-
-
 def test_defaults_are_the_published_recipe():
     config = train_config()
     assert (config.optim.name, config.optim.momentum, config.optim.weight_decay) == ("sgd", 0.9, 1e-4)
@@ -72,3 +70,91 @@ def test_experiments_are_short_diffs_headed_by_their_command():
         assert lines[1].replace(" -m ", " ").startswith(f"# python train.py experiment={path.stem} ")
         keys = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         assert len(keys) <= 20, path
+
+
+# ---------------------------------------------------------------- the schema
+
+SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "demo": DemoConfig}
+
+
+def declared(schema: type, above: str = ""):
+    """Yield the dotted name and the field of every key, groups too."""
+    for field in fields(schema):
+        yield f"{above}{field.name}", field
+        if is_dataclass(field.type):
+            yield from declared(field.type, f"{above}{field.name}.")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_every_key_is_declared_with_its_meaning(schema):
+    for name, field in declared(schema):
+        assert field.metadata["meaning"], name
+        assert isinstance(field.metadata["affects_result"], bool), name
+        assert field.metadata["unit"] != field.metadata["meaning"], name
+
+
+def test_keys_that_no_result_depends_on_are_declared_so():
+    without = {name for name, field in declared(TrainConfig) if not field.metadata["affects_result"]}
+    assert without == {
+        "output_dir", "resume", "skip_finished", "trainer.progress_bar", "trainer.log_every_n_steps",
+        "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.workers", "data.pin_memory",
+        "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size", "callbacks.pictures",
+        "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps",
+        "callbacks.throughput_warmup_steps", "callbacks.throughput_exact",
+        *(f"logger.{field.name}" for field in fields(LoggerConfig)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_defaults_lie_in_their_ranges(schema):
+    schema(**{"data": DataConfig(name="street")} if schema is TrainConfig else {}, **output_of(schema))
+
+
+def output_of(schema: type) -> dict[str, str]:
+    required = {"output_dir", "output"} & {field.name for field in fields(schema)}
+    return dict.fromkeys(required, "outputs/test")
+
+
+def test_configuration_made_in_python_is_whole():
+    config = TrainConfig(data=DataConfig(name="street"), output_dir="outputs/test")
+    assert config.amp == AmpConfig()
+    assert "???" not in str(config)
+    with pytest.raises(TypeError, match="name"):
+        DataConfig()
+    with pytest.raises(TypeError, match="data"):
+        TrainConfig(output_dir="outputs/test")
+
+
+def test_key_without_default_has_to_be_given_to_hydra_too():
+    with pytest.raises(MissingMandatoryValue, match="data"):
+        OmegaConf.to_object(OmegaConf.structured(TrainConfig))
+    with pytest.raises(MissingMandatoryValue, match="name"):
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), {"data": {}, "output_dir": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.crop_size=[64]"], r"data.crop_size=\[64\] has 1 numbers; give two, such as \[512,1024\]"),
+        (["data.crop_size=[64,10]"], "data.crop_size=10 is out of range; give a number from 64"),
+        (["optim.betas=[0.9,1]"], "optim.betas=1.0 is out of range; give a number from 0 to below 1"),
+        (["optim.lr=nan"], "optim.lr=nan is out of range; give a number above 0"),
+        (["data.flip=2"], "data.flip=2.0 is out of range; give a number from 0 to 1"),
+        (["seed=-1"], "seed=-1 is out of range; give a number from 0 to 4294967295"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0 is out of range; give a number from 1, or -1 for all"),
+        (["trainer.devices=null"], "trainer.devices=None is unknown; give a count from 1, or a list of indices"),
+        (["trainer.limit_val_batches=-1"], "trainer.limit_val_batches=-1.0 is out of range; give a share above 0"),
+        (["loss.class_weights=[1,-1]"], "loss.class_weights=-1.0 is out of range; give a number from 0"),
+        (["callbacks.result_files=all"], "callbacks.result_files=all is unknown; choose one of perf, acc"),
+        (["trainer.rdzv_endpoint=here"], "trainer.rdzv_endpoint=here is no endpoint; give HOST:PORT"),
+    ],
+)
+def test_value_out_of_its_range_is_refused(overrides, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        train_config(*overrides)
+
+
+@pytest.mark.parametrize("override", ["trainer.max_steps=-1", "trainer.limit_val_batches=0", "trainer.devices=[0,2]",
+                                      "loss.class_weights=null", "trainer.limit_train_batches=3"])  # fmt: skip
+def test_value_that_stands_for_something_is_taken(override):
+    train_config(override)

@@ -193,7 +193,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         if len(self.train) < self.batch_size * world_size:
             raise UserError(
                 f"{self.train.title} has {len(self.train)} samples but one step takes {self.batch_size} on each of "
-                f"{world_size} device(s); lower trainer.batch_size (data.batch_size follows it) or trainer.devices"
+                f"{world_size} device(s); lower trainer.batch_size or trainer.devices"
             )
         sampler = EpochSampler(len(self.train), self.seed, rank, world_size)
         loader = _TrainLoader(

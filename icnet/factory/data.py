@@ -69,13 +69,13 @@ def batches_per_epoch(samples: int, batch_size: int, limit: float | int | None) 
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
-def data_module(data: DataConfig, seed: int, *, train: bool = True) -> SegmentationDataModule:
+def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -> SegmentationDataModule:
     """Build the data module.
 
     Args:
         data: Which data and how.
         seed: Of order and augmentation.
-        train: Whether the training split is needed.
+        batch_size: Training samples per device; None leaves the training split out.
 
     Raises:
         UserError: If the data set is not where it should be, or not as it should be.
@@ -90,9 +90,9 @@ def data_module(data: DataConfig, seed: int, *, train: bool = True) -> Segmentat
     smallest, largest = data.scale_range
     augmentation = train_transform((height, width), (smallest, largest), data.flip, data.blur, data.color_jitter)
     return SegmentationDataModule(
-        dataset(data.train_split, augmentation) if train else None,
+        dataset(data.train_split, augmentation) if batch_size else None,
         dataset(data.val_split, None),
-        batch_size=data.batch_size,
+        batch_size=batch_size or 1,
         eval_batch_size=data.eval_batch_size,
         workers=data.workers,
         pin_memory=data.pin_memory,

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from icnet.config import DataConfig, EvalConfig
+from icnet.config import RENAMED, DataConfig, EvalConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.deploy.inference import Inference
@@ -36,6 +36,7 @@ def evaluation_data(config: EvalConfig) -> DataConfig:
     own: dict[str, Any] = {}
     if "name" not in given:
         own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
+        own = {key: value for key, value in own.items() if f"data.{key}" not in RENAMED}
         strange = own.keys() - {key.name for key in fields(DataConfig)}
         if strange:
             raise UserError(

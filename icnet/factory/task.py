@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from icnet import __version__
-from icnet.config import LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
+from icnet.config import RENAMED, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_title
@@ -147,6 +147,7 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
             "categories": list(classes.categories),
         },
         **{key: asdict(getattr(config, key)) for key in DESCRIBED},
+        "trainer": {"batch_size": config.trainer.batch_size},
         "data_title": data_title(config.data),
         "seed": config.seed,
     }
@@ -291,8 +292,10 @@ def changes(meta: Mapping[str, Any], config: TrainConfig) -> list[str]:
         Texts such as ``optim.lr was 0.1, is 0.2``; keys that no weight depends on are left out.
     """
     now: dict[str, Any] = {key: asdict(getattr(config, key)) for key in DESCRIBED}
-    before = {f"{group}.{key}": value for group in DESCRIBED for key, value in meta.get(group, {}).items()}
-    after = {f"{group}.{key}": value for group in DESCRIBED for key, value in now[group].items()}
+    now["trainer"] = {"batch_size": config.trainer.batch_size}
+    found = {f"{group}.{key}": value for group in now for key, value in meta.get(group, {}).items()}
+    before = {RENAMED.get(key, key): value for key, value in found.items()}
+    after = {f"{group}.{key}": value for group in now for key, value in now[group].items()}
     before["seed"], after["seed"] = meta.get("seed"), config.seed
     differ = [key for key in before if _matters(key) and before[key] != after.get(key)]
     return [f"{key} was {before[key]}, is {after.get(key)}" for key in differ]

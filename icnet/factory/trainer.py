@@ -92,7 +92,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         TrainingResults(run / "results.json", about),
     ]
     if wanted.result_files:
-        built.append(AscendLogs(run, wanted.result_files, config.data.batch_size, trainer.log_every_n_steps))
+        built.append(AscendLogs(run, wanted.result_files, trainer.batch_size, trainer.log_every_n_steps))
     if not trainer.val_every_n_epochs:
         built.append(PublishedValidationSchedule())
     if wanted.pictures:

@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from icnet.config import RENAMED
 from icnet.errors import UserError
 from icnet.launch import rank as group
 
@@ -240,6 +241,8 @@ def _no_plugin(option: str) -> str:
 
 
 def _no_key(given: object, known: Iterable[object]) -> str:
+    if given in RENAMED:
+        return f"{given} is no key any more; give {RENAMED[given]}"
     return f"{given} is no key of the configuration; known there are {', '.join(map(str, known))}"
 
 

@@ -134,7 +134,7 @@ def test_too_few_samples_name_counts_and_keys(make_dataset: MakeDataset, world_s
     module.trainer = _fake_trainer(0, world_size)
     with pytest.raises(UserError) as caught:
         module.train_dataloader()
-    for word in ("street (train)", f"{len(train)} samples", str(batch_size), "trainer.batch_size", "data.batch_size"):
+    for word in ("street (train)", f"{len(train)} samples", str(batch_size), "trainer.batch_size"):
         assert word in str(caught.value)
 
 
