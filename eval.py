@@ -7,6 +7,7 @@ from icnet.launch import command
 @command.script("eval", EvalConfig)
 def main(config: EvalConfig) -> float | None:
     """Find the checkpoint, then evaluate in as many processes as there are devices; returns the mIoU (0-1)."""
+    from dataclasses import replace
     from pathlib import Path
 
     from icnet import factory
@@ -14,8 +15,7 @@ def main(config: EvalConfig) -> float | None:
     from icnet.launch import processes
 
     factory.check_output(Path(config.output_dir))
-    config.ckpt = str(find_checkpoint(config.ckpt))
-    factory.prepare_data(factory.evaluation_data(config))
+    config = replace(factory.resolve(config), ckpt=str(find_checkpoint(config.ckpt)))
     return processes.run(evaluate, config, factory.process_count(config.trainer))
 
 
@@ -30,19 +30,21 @@ def evaluate(config: EvalConfig) -> float | None:
     from icnet.report import write_report_or_warn
     from icnet.run.results import environment, write_results
 
-    data = factory.evaluation_data(config)
+    segmenter = factory.open_evaluated(config)
+    data = factory.evaluation_data(config, segmenter)
+    factory.prepare_data(data)
     module = factory.data_module(data, config.seed)
     run = Path(config.output_dir)
-    task = factory.evaluation_task(config, module.classes, run)
+    task = factory.evaluation_task(config, segmenter, module.classes)
     trainer = factory.evaluation_trainer(config, module)
     trainer.test(task, module, verbose=False)
     if not trainer.is_global_zero:
         return None
-    title = f"{factory.data_title(data)}, {data.val_split}: {Path(config.ckpt or '').name} ({task.segmenter.runtime})"
+    title = f"{factory.data_title(data)}, {data.val_split}: {Path(config.ckpt or '').name} ({segmenter.runtime})"
     scoring.print_scores(task.scores, title)
     scoring.write_csv(run / "iou.csv", task.scores)
     scoring.draw_confusion(run / "confusion.png", torch.tensor(task.scores["confusion"]), module.classes, title)
-    about = factory.evaluation_about(config, data, task.segmenter)
+    about = factory.evaluation_about(config, data, segmenter)
     about |= {"val_images": len(module.val), **task.scores, **environment(trainer.strategy.root_device)}
     write_results(run / "results.json", about)
     write_report_or_warn(run)

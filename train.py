@@ -10,6 +10,7 @@ def main(config: TrainConfig) -> float | None:
     from icnet import factory
     from icnet.launch import processes
 
+    config = factory.resolve(config)
     done = factory.finished_results(config)
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")

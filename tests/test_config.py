@@ -1,9 +1,11 @@
 """Every option of every group composes to a configuration that builds."""
 
 from dataclasses import fields, is_dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -13,6 +15,8 @@ from icnet import factory
 from icnet.config import AmpConfig, DataConfig, DemoConfig, EvalConfig, ExportConfig, LoggerConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
+from icnet.factory.task import changes
+from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -158,3 +162,91 @@ def test_value_out_of_its_range_is_refused(overrides, message):
                                       "loss.class_weights=null", "trainer.limit_train_batches=3"])  # fmt: skip
 def test_value_that_stands_for_something_is_taken(override):
     train_config(override)
+
+
+# ---------------------------------------------------------------- what is built from it
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """Return a function after which a configuration refuses to be changed."""
+    done = []
+
+    def refuse(self, name, value):
+        assert not any(self is other for other in done), f"{type(self).__name__}.{name} is changed to {value}"
+        object.__setattr__(self, name, value)
+
+    def freeze(config):
+        for field in fields(config):
+            if is_dataclass(getattr(config, field.name)):
+                freeze(getattr(config, field.name))
+        monkeypatch.setattr(type(config), "__setattr__", refuse, raising=False)
+        done.append(config)
+        return config
+
+    return freeze
+
+
+SMALL_STREET = (
+    "data=street", "data.street.train=6", "data.street.val=3", "data.street.height=64", "data.street.width=128",
+    "data.crop_size=[64,64]", "data.scale_range=[64,96]", "model=icnet_resnet18", "trainer.batch_size=2",
+)  # fmt: skip
+
+
+def test_nothing_that_train_builds_changes_the_configuration(frozen, tmp_path, street_root):
+    given = train_config(*SMALL_STREET, f"data.root={street_root}", "data.workers=0")
+    config = frozen(changed(given, output_dir=str(tmp_path)))
+    before = str(config)
+    factory.prepare_data(config.data)
+    resolved = frozen(factory.resolve(config))
+    assert (config.trainer.accelerator, config.trainer.log_every_n_steps) == ("auto", 10)
+    assert resolved.trainer.accelerator in {"cpu", "gpu", "npu"}
+    data = factory.data_module(resolved.data, resolved.seed, batch_size=resolved.trainer.batch_size)
+    factory.task(resolved, data.classes)
+    assert factory.resume_path(resolved, len(data.classes)) is None
+    trainer = factory.lightning_trainer(resolved, data)
+    assert trainer.log_every_n_steps == 3  # batches of an epoch
+    assert resolved.trainer.log_every_n_steps == 10
+    assert str(config) == before
+
+
+def test_nothing_that_eval_builds_changes_the_configuration_and_the_checkpoint_is_opened_once(
+    frozen, trained, tmp_path, monkeypatch
+):
+    opened = []
+    load = torch.load
+    monkeypatch.setattr("torch.load", lambda path, **options: opened.append(path) or load(path, **options))
+    config = frozen(EvalConfig(ckpt=str(trained / "checkpoints" / "best.ckpt"), output_dir=str(tmp_path)))
+    before = str(config)
+    resolved = frozen(factory.resolve(config))
+    segmenter = factory.open_evaluated(resolved)
+    data = frozen(factory.evaluation_data(resolved, segmenter))
+    factory.prepare_data(data)
+    module = factory.data_module(data, resolved.seed)
+    assert module.train is None
+    factory.evaluation_task(resolved, segmenter, module.classes)
+    factory.evaluation_trainer(resolved, module)
+    about = factory.evaluation_about(resolved, data, segmenter)
+    assert about["config"]["data"]["name"] == "street"
+    assert opened == [trained / "checkpoints" / "best.ckpt"]
+    assert str(config) == before
+
+
+# ---------------------------------------------------------------- what earlier versions wrote
+
+OLD = Path(__file__).parent / "old_checkpoints" / "v0.1_resnet18.ckpt"
+
+
+def test_batch_size_of_an_old_checkpoint_is_the_trainers():
+    meta = read_checkpoint(OLD).meta
+    assert "batch_size" in meta["data"]
+    given = train_config(*SMALL_STREET, f"trainer.batch_size={meta['data']['batch_size']}")
+    assert not [change for change in changes(meta, given) if "batch_size" in change]
+    given.trainer.batch_size += 1
+    assert [change for change in changes(meta, given) if "batch_size" in change] == ["trainer.batch_size was 2, is 3"]
+
+
+def test_evaluation_takes_the_data_of_an_old_checkpoint(tmp_path):
+    config = EvalConfig(ckpt=str(OLD), output_dir=str(tmp_path))
+    data = factory.evaluation_data(config, factory.open_evaluated(config))
+    assert (data.name, data.eval_batch_size) == ("street", 1)

@@ -1,13 +1,14 @@
 """From configuration to objects, for all scripts: the only package that knows both."""
 
 from icnet.factory.data import data_module, data_title, prepare_data
-from icnet.factory.devices import device_indices, prepare_device, process_count
+from icnet.factory.devices import device_indices, prepare_device, process_count, resolve
 from icnet.factory.evaluation import (
     check_output,
     evaluation_about,
     evaluation_data,
     evaluation_task,
     evaluation_trainer,
+    open_evaluated,
 )
 from icnet.factory.task import (
     archive_finished,
@@ -38,10 +39,12 @@ __all__ = [
     "lightning_trainer",
     "loggers",
     "network",
+    "open_evaluated",
     "optimizer_factory",
     "prepare_data",
     "prepare_device",
     "process_count",
+    "resolve",
     "resume_path",
     "archive_finished",
     "task",

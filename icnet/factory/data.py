@@ -24,7 +24,7 @@ def data_title(data: DataConfig) -> str:
 
 
 def prepare_data(data: DataConfig) -> None:
-    """Draw the street scenes if they are asked for; call it once, before any process of a group looks for them."""
+    """Draw the street scenes if they are asked for and not there; several processes may do so at a time."""
     if data.name == "street":
         scenes = {"train": data.street.train, "val": data.street.val}
         street.generate(_street_root(data), scenes, data.street.height, data.street.width, data.street.seed)

@@ -1,22 +1,31 @@
 """Which devices a run uses, and what Lightning needs for each kind."""
 
 import os
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from icnet import npu
-from icnet.config import TrainerConfig
+from icnet.config import EvalConfig, TrainConfig, TrainerConfig
 from icnet.errors import UserError
 
+Config = TypeVar("Config", TrainConfig, EvalConfig)
 
-def resolve_accelerator(trainer: TrainerConfig) -> None:
-    """Replace ``trainer.accelerator=auto`` by what this machine has: an NPU before a GPU before the CPU."""
-    if trainer.accelerator == "auto":
-        gpu = "gpu" if torch.accelerator.is_available() else "cpu"
-        trainer.accelerator = "npu" if npu.devices_found() else gpu
+
+def resolve(config: Config) -> Config:
+    """Return a configuration with what this machine has instead of ``auto``; everything below expects one of these."""
+    return replace(config, trainer=resolve_accelerator(config.trainer))
+
+
+def resolve_accelerator(trainer: TrainerConfig) -> TrainerConfig:
+    """Return ``trainer`` with what this machine has instead of ``auto``: an NPU before a GPU before the CPU."""
+    if trainer.accelerator != "auto":
+        return trainer
+    gpu = "gpu" if torch.accelerator.is_available() else "cpu"
+    return replace(trainer, accelerator="npu" if npu.devices_found() else gpu)
 
 
 def device_indices(trainer: TrainerConfig) -> list[int]:
@@ -25,7 +34,6 @@ def device_indices(trainer: TrainerConfig) -> list[int]:
     Raises:
         UserError: If the machine does not have them.
     """
-    resolve_accelerator(trainer)
     kind, wanted = trainer.accelerator, trainer.devices
     here = _count(kind)
     if isinstance(wanted, list):
@@ -44,6 +52,8 @@ def device_indices(trainer: TrainerConfig) -> list[int]:
 
 def _count(kind: str) -> int:
     """Return how many devices of a kind there are: at least one."""
+    if kind == "auto":
+        raise ValueError("trainer.accelerator=auto is not resolved; pass the configuration through resolve first")
     if kind == "cpu":
         return max(os.cpu_count() or 1, 2)
     if kind == "npu":

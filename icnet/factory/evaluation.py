@@ -14,28 +14,36 @@ from icnet.config import RENAMED, DataConfig, EvalConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.deploy.inference import Inference
-from icnet.deploy.onnx_session import ONNX_SUFFIX
 from icnet.deploy.scoring import EvaluationTask
-from icnet.deploy.segmenter import OnnxSegmenter, Segmenter, open_segmenter
+from icnet.deploy.segmenter import Segmenter, open_segmenter
 from icnet.errors import UserError
 from icnet.factory.data import data_title
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, trainer_arguments, validation_batches
-from icnet.models.checkpoints import read_checkpoint, sha256
+from icnet.models.checkpoints import sha256
 from icnet.run.paths import EXTREMES
 from icnet.training.callbacks.extreme_images import ExtremeImages
 
 
-def evaluation_data(config: EvalConfig) -> DataConfig:
-    """Return the data to evaluate on: the checkpoint's own unless another set was chosen, with the keys given.
+def open_evaluated(config: EvalConfig) -> Segmenter:
+    """Open what is evaluated, once: its data, its task and its results are told from this.
 
     Raises:
-        UserError: If the checkpoint cannot be read, or describes its data in another way than this version.
+        UserError: If the file cannot be read.
+    """
+    return open_segmenter(Path(config.ckpt or ""), torch.device("cpu"))  # Lightning moves it to its device
+
+
+def evaluation_data(config: EvalConfig, segmenter: Segmenter) -> DataConfig:
+    """Return the data to evaluate on: the model's own unless another set was chosen, with the keys given.
+
+    Raises:
+        UserError: If the model describes its data in another way than this version.
     """
     given = _given(config.data)
     own: dict[str, Any] = {}
     if "name" not in given:
-        own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
+        own = _data_of(segmenter) or {"name": "cityscapes"}  # what published .pth files were trained on
         own = {key: value for key, value in own.items() if f"data.{key}" not in RENAMED}
         strange = own.keys() - {key.name for key in fields(DataConfig)}
         if strange:
@@ -60,25 +68,23 @@ def _given(overrides: object) -> dict[str, Any]:
     return given
 
 
-def _data_of(path: Path) -> dict[str, Any]:
-    if path.suffix == ONNX_SUFFIX:
-        return json.loads(OnnxSegmenter(path).meta.get("data", "{}"))
-    return read_checkpoint(path).meta.get("data", {})
+def _data_of(segmenter: Segmenter) -> dict[str, Any]:
+    data = segmenter.meta.get("data") or {}
+    return json.loads(data) if isinstance(data, str) else data  # the metadata of .onnx files are text
 
 
-def evaluation_task(config: EvalConfig, classes: ClassTable, run: Path) -> EvaluationTask:
+def evaluation_task(config: EvalConfig, segmenter: Segmenter, classes: ClassTable) -> EvaluationTask:
     """Build what runs the segmenter over the images and counts.
 
     Raises:
         UserError: If the segmenter's classes are not the data's.
     """
-    path = Path(config.ckpt or "")
-    segmenter = open_segmenter(path, torch.device("cpu"))  # Lightning moves it to its device
     if len(segmenter.classes) != len(classes):
         raise UserError(
-            f"{path} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
+            f"{config.ckpt} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
             "choose the data it was trained on, or another checkpoint"
         )
+    run = Path(config.output_dir)
     inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
     return EvaluationTask(
         segmenter,

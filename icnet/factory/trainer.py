@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,12 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
             "trainer.sync_batchnorm=true needs several accelerators, and this run is on CPUs, where torch has no "
             "SyncBatchNorm; set it to false"
         )
-    samples, batch_size = len(data.train or ()), data.batch_size * world_size(trainer)
+    samples, batch_size = len(data.train or ()), trainer.batch_size * world_size(trainer)
     train_limit = limit("train", trainer.limit_train_batches, batches_per_epoch(samples, batch_size, None))
     per_epoch = batches_per_epoch(samples, batch_size, train_limit)
-    trainer.log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
+    log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
+    trainer = replace(trainer, log_every_n_steps=log_every_n_steps)
+    config = replace(config, trainer=trainer)
     fused = config.optim.name == "npu_fused_sgd"  # keeps the gradients in a buffer of its own
     if fused and trainer.accelerator != "npu":
         raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")

@@ -143,7 +143,7 @@ def _start_over(root: Path) -> None:
 def _refuse_foreign(root: Path) -> None:
     """Raise ``UserError`` if the folder holds a data set that this module did not make."""
     for folder in ("leftImg8bit", "gtFine"):
-        if (root / folder).exists():
+        if (root / folder).exists() and _read_record(root) is None:  # another process may have begun just now
             raise UserError(
                 f"data.root={root} holds a {folder} folder but no {_RECORD} of the {NAME} data set; it is only drawn "
                 "into an empty folder or over itself; give another data.root, or choose the Cityscapes data set"

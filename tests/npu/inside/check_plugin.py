@@ -132,8 +132,7 @@ def test_wrong_devices_in_the_configuration_say_how_many_there_are(given, words)
 
 
 def test_auto_finds_the_npus_first():
-    trainer = TrainerConfig()
-    devices.resolve_accelerator(trainer)
+    trainer = devices.resolve_accelerator(TrainerConfig())
     assert trainer.accelerator == "npu"
     arguments = devices.device_arguments(trainer)
     assert isinstance(arguments["strategy"], npu.NPUDDPStrategy | npu.SingleNPUStrategy)
