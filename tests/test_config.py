@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -16,6 +17,7 @@ from icnet.config import AmpConfig, DataConfig, DemoConfig, EvalConfig, ExportCo
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
 from icnet.factory.task import changes
+from icnet.factory.trainer import SUMMARY_DEPTH, ModelTable
 from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
 
@@ -250,3 +252,16 @@ def test_evaluation_takes_the_data_of_an_old_checkpoint(tmp_path):
     config = EvalConfig(ckpt=str(OLD), output_dir=str(tmp_path))
     data = factory.evaluation_data(config, factory.open_evaluated(config))
     assert (data.name, data.eval_batch_size) == ("street", 1)
+
+
+def test_table_of_the_model_counts_parameters_and_no_operations(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    task = factory.task(train_config("model=icnet_resnet18"), CITYSCAPES_CLASSES)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    task.trainer = trainer
+    ModelTable(max_depth=SUMMARY_DEPTH).on_fit_start(trainer, task)
+    shown = capsys.readouterr().out
+    assert "net.backbone" in shown
+    assert "FLOP" not in shown
+    count = sum(parameter.numel() for parameter in task.parameters()) / 1e6
+    assert f"parameters: {count:.1f} M, of which {count:.1f} M are trained" in shown

@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from icnet.config import RENAMED
 from icnet.errors import UserError
 from icnet.launch import rank as group
+from icnet.launch.help import show_help
 
 Config = TypeVar("Config")
 
@@ -103,6 +104,8 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
             ConfigStore.instance().store(name=f"{name}_schema", node=schema)
             try:
                 shared = _join()
+                if show_help(name, schema, folder):
+                    return
                 with _ended_search():
                     hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
                 if failed:
