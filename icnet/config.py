@@ -73,6 +73,7 @@ class DataConfig(Keys, above="data."):
     root: str | None = key(None, "folder of the data set", affects_result=False)
     train_split: str = key("train", "split to train on")
     val_split: str = key("val", "split to validate or evaluate on")
+    train_samples: int | None = key(None, "train on the first so many samples only", unit="null = all", low=1)
     label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
     classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
     street: StreetConfig = key(StreetConfig, "the embedded synthetic scenes (data=street)")
@@ -199,6 +200,9 @@ class TrainerConfig(Keys, above="trainer."):
         None, "batches of a validation", unit="null = all; 0 = no validation; a share or a count", values=LIMIT_OR_NONE
     )
     progress_bar: bool = key(True, "show progress, and the model as a table", affects_result=False)
+    profiler: bool = key(
+        False, "record where the time of a few steps goes, as debug=profiler does", affects_result=False
+    )
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Every option of every group composes to a configuration that builds."""
 
+import json
 from dataclasses import fields, is_dataclass
 from dataclasses import replace as changed
 from pathlib import Path
@@ -22,7 +23,7 @@ from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = ("amp", "data", "experiment", "hparams", "logger", "loss", "model", "optim", "scheduler", "trainer")
+GROUPS = ("amp", "data", "debug", "experiment", "hparams", "logger", "loss", "model", "optim", "scheduler", "trainer")
 OPTIONS = [
     (group, path.stem)
     for group in GROUPS
@@ -102,7 +103,8 @@ def test_every_key_is_declared_with_its_meaning(schema):
 def test_keys_that_no_result_depends_on_are_declared_so():
     without = {name for name, field in declared(TrainConfig) if not field.metadata["affects_result"]}
     assert without == {
-        "output_dir", "resume", "skip_finished", "trainer.progress_bar", "trainer.log_every_n_steps",
+        "output_dir", "resume", "skip_finished", "trainer.profiler", "trainer.progress_bar",
+        "trainer.log_every_n_steps",
         "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.workers", "data.pin_memory",
         "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size", "callbacks.pictures",
         "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps",
@@ -265,3 +267,39 @@ def test_table_of_the_model_counts_parameters_and_no_operations(capsys, monkeypa
     assert "FLOP" not in shown
     count = sum(parameter.numel() for parameter in task.parameters()) / 1e6
     assert f"parameters: {count:.1f} M, of which {count:.1f} M are trained" in shown
+
+
+# ---------------------------------------------------------------- debug
+
+
+def test_fast_goes_once_through_everything(script, small, tmp_path):
+    rest = [word for word in small if not word.startswith(("trainer.max_epochs", "callbacks"))]
+    done = script("train", *rest, "debug=fast", f"hydra.run.dir={tmp_path}")
+    assert done.status == 0, done.err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["status"], results["config"]["trainer"]["max_epochs"]) == ("done", 1)
+    assert results["best_miou"] is not None
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "report.html", "pictures"):
+        assert (tmp_path / name).exists(), name
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_overfit_trains_and_validates_on_the_same_samples_unchanged(street_root):
+    config = train_config("data=street", f"data.root={street_root}", "debug=overfit", "data.workers=0",
+                          "data.street.train=6", "data.street.val=3", "data.street.height=64",
+                          "data.street.width=128")  # fmt: skip
+    factory.prepare_data(config.data)
+    data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
+    assert len(data.train) == config.trainer.limit_val_batches == 4
+    for index in range(4):
+        once, again, validated = data.train[index, 0], data.train[index, 7], data.val[index]
+        assert (once["image"] == again["image"]).all()
+        assert (once["mask"] == again["mask"]).all()
+        assert once["name"] == validated["name"]
+
+
+def test_profiler_leaves_its_trace_in_the_run_folder(script, small, tmp_path):
+    done = script("train", *small, "debug=profiler", "trainer.max_steps=2", f"hydra.run.dir={tmp_path}")
+    assert done.status == 0, done.err
+    assert list(tmp_path.glob("*.pt.trace.json"))
+    assert "aten::" in next(tmp_path.glob("*profile*.txt")).read_text()

@@ -82,15 +82,17 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
     """
     classes, table = _classes_and_table(data)
 
-    def dataset(split: str, transform: Callable[..., dict[str, Any]] | None) -> SegmentationDataset:
+    def dataset(
+        split: str, transform: Callable[..., dict[str, Any]] | None, first: int | None = None
+    ) -> SegmentationDataset:
         title = f"{data_title(data)}, {split}"
-        return SegmentationDataset(_samples(data, split), classes, table, transform, seed=seed, title=title)
+        return SegmentationDataset(_samples(data, split)[:first], classes, table, transform, seed=seed, title=title)
 
     height, width = data.crop_size
     smallest, largest = data.scale_range
     augmentation = train_transform((height, width), (smallest, largest), data.flip, data.blur, data.color_jitter)
     return SegmentationDataModule(
-        dataset(data.train_split, augmentation) if batch_size else None,
+        dataset(data.train_split, augmentation, data.train_samples) if batch_size else None,
         dataset(data.val_split, None),
         batch_size=batch_size or 1,
         eval_batch_size=data.eval_batch_size,

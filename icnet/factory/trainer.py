@@ -16,11 +16,13 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.profilers import Profiler, PyTorchProfiler
 from lightning.pytorch.utilities.model_summary import get_human_readable_count
 from rich import get_console
 from rich.table import Table
 from typing_extensions import override
 
+from icnet import npu
 from icnet.config import TrainConfig, TrainerConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
@@ -142,6 +144,8 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         built.append(EMAWeightAveraging(decay=wanted.ema_decay))
     if wanted.early_stop_patience:
         built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
+    if trainer.profiler and trainer.accelerator == "npu":
+        built.append(npu.StepProfiler(run / "profile"))
     if trainer.progress_bar:
         built += [RichProgressBar(), ModelTable(max_depth=SUMMARY_DEPTH)]
     best = BestCheckpoint(
@@ -206,6 +210,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         limit_train_batches=train_limit,
         limit_val_batches=limit("val", trainer.limit_val_batches, validation_batches(trainer, data)),
         enable_model_summary=trainer.progress_bar,
+        profiler=_profiler(config),
         logger=loggers(config),
         callbacks=callbacks(config, data.classes),
         plugins=[
@@ -214,6 +219,11 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
             precision_plugin(config.amp.opt_level, config.amp.loss_scale, device_type(trainer)),
         ],
     )
+
+
+def _profiler(config: TrainConfig) -> Profiler | None:
+    wanted = config.trainer.profiler and config.trainer.accelerator != "npu"  # whose own is a callback
+    return PyTorchProfiler(config.output_dir, "profile") if wanted else None
 
 
 def limit(name: str, value: float | None, batches: int) -> float | int | None:

@@ -10,6 +10,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from .accelerator import NPUAccelerator
+from .profiler import StepProfiler
 from .runtime import NPUUnavailable, device_count, devices_found, load
 from .strategy import NPUDDPStrategy, SingleNPUStrategy
 
@@ -18,6 +19,7 @@ __all__ = [
     "NPUDDPStrategy",
     "NPUUnavailable",
     "SingleNPUStrategy",
+    "StepProfiler",
     "device_count",
     "devices_found",
     "load",
