@@ -52,7 +52,7 @@ def test_option_composes_and_builds(group, option, monkeypatch):
     assert task.net.num_classes == 19
     assert set(task.criterion.weights) == {"sub124", "sub24", "sub4"}
     names = {type(callback).__name__ for callback in factory.callbacks(config, CITYSCAPES_CLASSES)}
-    assert {"ModelCheckpoint", "StopOnNonFiniteLoss", "TrainingResults", "SpeedMonitor"} <= names
+    assert {"BestCheckpoint", "LastCheckpoint", "StopOnNonFiniteLoss", "TrainingResults", "SpeedMonitor"} <= names
 
 
 def test_every_group_folder_is_known():
