@@ -212,7 +212,7 @@ def test_throughput_names_what_was_measured_once(run, tmp_path):
         "step_ms_median": 868.0, "step_ms_p90": 881.0, "data_wait_share": 0.123,
     }  # fmt: skip
     text = write_report(run(tmp_path / "0", performance=measured)).read_text()
-    table = text.split("<h2>SpeedMonitor</h2>")[1].split("</table>")[0]
+    table = text.split("<h2>Throughput</h2>")[1].split("</table>")[0]
     rows = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td>', table)
     assert rows == [
         ("images/s", "147.20"), ("devices", "8"), ("images per device and step", "16"), ("steps", "4600"),
