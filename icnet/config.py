@@ -14,7 +14,7 @@ from icnet.errors import UserError
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 
 DATASETS = ("cityscapes", "camvid", "folder", "street")
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 LARGEST_SEED = 2**32 - 1  # numpy's
 LARGEST_PORT = 2**16 - 1
@@ -121,8 +121,6 @@ class DataConfig:
             pair = getattr(self, key)
             if len(pair) != 2:
                 raise UserError(f"data.{key}={list(pair)} has {len(pair)} numbers; give two, such as [512,1024]")
-        for side in self.crop_size:
-            _at_least("data.crop_size", side, 64)
         _at_least("data.scale_range", min(self.scale_range), 1)
         if self.scale_range[0] > self.scale_range[1]:
             raise UserError(f"data.scale_range={list(self.scale_range)} runs backwards; give [smallest,largest]")
@@ -141,15 +139,16 @@ class DataConfig:
 class ModelConfig:
     """The network and where its first weights come from."""
 
-    name: str = "icnet"
-    backbone: str = "resnet50"  # one of BACKBONES
+    name: str = "icnet"  # one of icnet.models.NETWORKS
+    backbone: str | None = "resnet50"  # of networks that have this option; others do not get it
+    options: dict[str, Any] = field(default_factory=dict)  # the network's other options: +model.options.KEY=VALUE
     backbone_weights: str | None = None  # file or hub id of ImageNet weights
     weights: str | None = None  # checkpoint to fine-tune from
 
     def __post_init__(self) -> None:
-        """Check names."""
-        _choose("model.name", self.name, ("icnet",))
-        _choose("model.backbone", self.backbone, BACKBONES)
+        """Check that an option is given in one place; names and values are the network's to check."""
+        if "backbone" in self.options:
+            raise UserError("model.options.backbone is given in another place; use model.backbone")
 
 
 @dataclass
@@ -157,9 +156,10 @@ class LossConfig:
     """The cascade loss."""
 
     resize: str = "nearest"  # nearest: labels to the outputs' sizes; logits: the reverse; blend: see losses.py
-    sub124_weight: float = 1.0
-    sub24_weight: float = 0.4
-    sub4_weight: float = 0.4
+    weights: dict[str, float] = field(default_factory=dict)  # of outputs, where not the network's: +loss.weights.NAME=1
+    sub124_weight: float | None = None  # weights.sub124, as it was called before; so are the next two
+    sub24_weight: float | None = None
+    sub4_weight: float | None = None
     class_weights: list[float] | None = None  # one per class
     ohem_threshold: float = 0.0  # keep pixels whose true class is at most this probable; 0 = off
     ohem_min_kept: float = 0.1  # share of the labelled pixels kept at least
@@ -167,14 +167,22 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check names and ranges."""
         _choose("loss.resize", self.resize, ("nearest", "logits", "blend"))
-        for key in ("sub124_weight", "sub24_weight", "sub4_weight"):
-            _at_least(f"loss.{key}", getattr(self, key), 0)
-        if not self.sub124_weight + self.sub24_weight + self.sub4_weight:
-            raise UserError("loss.sub124_weight, sub24_weight and sub4_weight are all 0; give one a number above 0")
+        for key in OUTPUT_WEIGHTS:
+            if (weight := getattr(self, key)) is not None:
+                _at_least(f"loss.{key}", weight, 0)
+                if (output := key.removesuffix("_weight")) in self.weights:
+                    raise UserError(f"loss.{key} and loss.weights.{output} are the same; give only one of them")
+        for name, weight in self.weights.items():
+            _at_least(f"loss.weights.{name}", weight, 0)
         for weight in self.class_weights or ():
             _at_least("loss.class_weights", weight, 0)
         for key in ("ohem_threshold", "ohem_min_kept"):
             _share(f"loss.{key}", getattr(self, key))
+
+    def given_weights(self) -> dict[str, float]:
+        """Return the outputs' weights that are given, under either name."""
+        named = {key.removesuffix("_weight"): getattr(self, key) for key in OUTPUT_WEIGHTS}
+        return {**self.weights, **{name: weight for name, weight in named.items() if weight is not None}}
 
 
 @dataclass
@@ -358,11 +366,8 @@ class InferenceConfig:
             raise UserError("eval.scales=[] is empty; give at least one scale, such as [1.0]")
         for scale in self.scales:
             _above("eval.scales", scale, 0)
-        if self.sliding_window is not None:
-            if len(self.sliding_window) != 2:
-                raise UserError(f"eval.sliding_window={list(self.sliding_window)} is not a size; give [height,width]")
-            for side in self.sliding_window:
-                _at_least("eval.sliding_window", side, 64)
+        if self.sliding_window is not None and len(self.sliding_window) != 2:
+            raise UserError(f"eval.sliding_window={list(self.sliding_window)} is not a size; give [height,width]")
 
 
 def _overrides(schema: type, name: str, **nested: Any) -> Any:

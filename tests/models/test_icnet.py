@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from icnet.errors import UserError
 from icnet.models.backbone import BLOCKS
-from icnet.models.checkpoints import from_reference
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer, PyramidPooling, pooling_matrix
+from icnet.models.published import from_reference
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
