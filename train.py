@@ -1,4 +1,4 @@
-"""Train ICNet: ``python train.py data=street``; ``python train.py --help`` lists every key."""
+"""Train a network: ``python train.py data=street``; ``python train.py --help`` lists every key."""
 
 from icnet.config import TrainConfig
 from icnet.launch import command
@@ -10,7 +10,7 @@ def main(config: TrainConfig) -> float | None:
     from icnet import factory
     from icnet.launch import processes
 
-    config = factory.resolve(config)
+    config = factory.resolve_network(factory.resolve(config))
     done = factory.finished_results(config)
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")

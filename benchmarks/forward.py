@@ -21,8 +21,8 @@ from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.data.street import draw_scene
 from icnet.deploy.segmenter import TorchSegmenter
-from icnet.models.checkpoints import from_reference
 from icnet.models.modules import ImageNormalizer
+from icnet.models.published import from_reference
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from icnet import factory
 from icnet.config import DataConfig, ModelConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
 from icnet.data.street import draw_scene
-from icnet.models.checkpoints import from_reference
 from icnet.models.modules import ImageNormalizer
+from icnet.models.published import from_reference
 from icnet.training.optim import parameter_groups, sgd
 from icnet.training.segmentation_task import SegmentationTask
 

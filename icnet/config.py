@@ -16,7 +16,7 @@ MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
 
 DATASETS = ("cityscapes", "camvid", "folder", "street")
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 LARGEST_SEED = 2**32 - 1  # numpy's
 LARGEST_PORT = 2**16 - 1
@@ -77,7 +77,7 @@ class DataConfig(Keys, above="data."):
     label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
     classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
     street: StreetConfig = key(StreetConfig, "the embedded synthetic scenes (data=street)")
-    crop_size: list[int] = key([960, 960], "size of a training sample", unit="pixels (H, W)", low=64, pair="[512,1024]")
+    crop_size: list[int] = key([960, 960], "size of a training sample", unit="pixels (H, W)", low=1, pair="[512,1024]")
     scale_range: list[int] = key(
         [512, 2048], "short side before the crop, drawn uniformly", unit="pixels", low=1, pair="[512,1024]"
     )
@@ -105,10 +105,17 @@ class DataConfig(Keys, above="data."):
 class ModelConfig(Keys, above="model."):
     """The network and where its first weights come from."""
 
-    name: str = key("icnet", "which network", choices=("icnet",))
-    backbone: str = key("resnet50", "which residual network it stands on", choices=BACKBONES)
+    name: str = key("icnet", "which network, by its name in icnet.models.NETWORKS")
+    backbone: str | None = key("resnet50", "residual network it stands on; networks without one do not get it")
+    options: dict[str, Any] = key(dict, "the network's other options: +model.options.KEY=VALUE")
     backbone_weights: str | None = key(None, "file or hub id of ImageNet weights", unit="null = random weights")
     weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none")
+
+    def __post_init__(self) -> None:
+        """Check that an option is given in one place; names and values are the network's to check."""
+        super().__post_init__()
+        if "backbone" in self.options:
+            raise UserError("model.options.backbone is given in another place; use model.backbone")
 
 
 @dataclass
@@ -120,9 +127,14 @@ class LossConfig(Keys, above="loss."):
         "how labels and outputs come to one size: nearest resizes labels, logits outputs, blend mixes class ids",
         choices=("nearest", "logits", "blend"),
     )
-    sub124_weight: float = key(1.0, "weight of the output of all branches", low=0)
-    sub24_weight: float = key(0.4, "weight of the output of the two lower branches", low=0)
-    sub4_weight: float = key(0.4, "weight of the output of the lowest branch", low=0)
+    weights: dict[str, float] = key(
+        dict, "weights of the network's outputs, where not its own: +loss.weights.NAME=1", low=0
+    )
+    sub124_weight: float | None = key(
+        None, "weights.sub124, as it was called before", unit="null = the network's", low=0
+    )
+    sub24_weight: float | None = key(None, "weights.sub24, as it was called before", unit="null = the network's", low=0)
+    sub4_weight: float | None = key(None, "weights.sub4, as it was called before", unit="null = the network's", low=0)
     class_weights: list[float] | None = key(None, "weights of the classes, one for each", unit="null = all 1", low=0)
     ohem_threshold: float = key(
         0.0, "keep the pixels whose true class is at most this probable", unit="0 = off", low=0, high=1
@@ -132,8 +144,15 @@ class LossConfig(Keys, above="loss."):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        if not self.sub124_weight + self.sub24_weight + self.sub4_weight:
-            raise UserError("loss.sub124_weight, sub24_weight and sub4_weight are all 0; give one a number above 0")
+        for name in OUTPUT_WEIGHTS:
+            output = name.removesuffix("_weight")
+            if getattr(self, name) is not None and output in self.weights:
+                raise UserError(f"loss.{name} and loss.weights.{output} are the same; give only one of them")
+
+    def given_weights(self) -> dict[str, float]:
+        """Return the outputs' weights that are given, under either name."""
+        named = {name.removesuffix("_weight"): getattr(self, name) for name in OUTPUT_WEIGHTS}
+        return {**self.weights, **{name: weight for name, weight in named.items() if weight is not None}}
 
 
 @dataclass
@@ -320,7 +339,7 @@ class InferenceConfig(Keys, above="eval."):
         None,
         "overlapping windows instead of the whole image",
         unit="pixels (H, W); null = the whole image at once",
-        low=64,
+        low=1,
         pair="[height,width]",
     )
 

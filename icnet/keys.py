@@ -1,7 +1,7 @@
 """How a key of the configuration is declared: default, meaning, unit and range in one place, which also checks."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -142,6 +142,12 @@ class Keys:
             if pair and len(value) != 2:
                 raise UserError(f"{name}={list(value)} has {len(value)} numbers; give two, such as {pair}")
             if values:
-                listed = isinstance(value, (list, tuple)) and declared.type is not Any
-                for item in value if listed else (value,):
-                    values.check(name, item)
+                for item_name, item in _items(name, value, listed=declared.type is not Any):
+                    values.check(item_name, item)
+
+
+def _items(name: str, value: Any, *, listed: bool) -> Iterable[tuple[str, Any]]:
+    """Return what a range holds for: each item of a list or mapping, or the value itself."""
+    if isinstance(value, dict):
+        return [(f"{name}.{item}", held) for item, held in value.items()]
+    return [(name, item) for item in value] if listed and isinstance(value, (list, tuple)) else [(name, value)]

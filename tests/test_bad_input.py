@@ -288,7 +288,7 @@ def test_broken_backbone_weights_are_named(train, broken, kind):
 @pytest.mark.parametrize("key", ["resume", "model.weights"])
 def test_checkpoint_of_another_architecture_is_refused(train, trained, key):
     done = train("model=icnet_resnet34", f"{key}={trained / CKPT}")
-    assert_refused(done, "was made with resnet18 and this run uses resnet34", "choose model=icnet_resnet18")
+    assert_refused(done, "was made with icnet_resnet18 and this run uses icnet_resnet34", "choose model=icnet_resnet18")
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,8 @@ def content(trained) -> dict:
 
 def test_checkpoint_that_describes_another_network_than_it_holds_is_refused(script, content, photo, tmp_path):
     path = tmp_path / "other.ckpt"
-    torch.save({**content, "icnet": {**content["icnet"], "model": {"name": "icnet", "backbone": "resnet34"}}}, path)
+    model = {**content["icnet"]["model"], "options": {"backbone": "resnet34"}}
+    torch.save({**content, "icnet": {**content["icnet"], "model": model}}, path)
     done = script("demo", f"ckpt={path}", f"input={photo}", f"output={tmp_path / 'shown'}")
     assert_refused(done, f"{path} does not fit this network", "missing")
     assert not (tmp_path / "shown").exists()
@@ -485,7 +486,7 @@ def test_values_that_exclude_each_other_are_refused(train):
         ("eval.scales=[0]", ("eval.scales=0.0", "above 0")),
         ("eval.scales=[inf]", ("eval.scales=inf", "above 0")),
         ("eval.sliding_window=[64]", ("eval.sliding_window=[64]", "[height,width]")),
-        ("eval.sliding_window=[64,10]", ("eval.sliding_window=10", "from 64")),
+        ("eval.sliding_window=[64,10]", ("eval.sliding_window=[64, 10]", "at least 64 pixels")),
         ("data.eval_batch_size=0", ("data.eval_batch_size=0", "from 1")),
         ("data.crop_size=[1]", ("data.crop_size=[1]", "give two")),
         ("trainer.devices=0", ("trainer.devices=0", "a count from 1")),

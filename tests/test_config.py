@@ -66,7 +66,7 @@ def test_defaults_are_the_published_recipe():
     assert (config.scheduler.name, config.scheduler.warmup_epochs, config.trainer.max_epochs) == ("cosine", 3, 200)
     assert (config.data.crop_size, config.data.scale_range) == ([960, 960], [512, 2048])
     assert (config.data.flip, config.data.blur, config.data.name) == (0.5, 0.5, "cityscapes")
-    assert (config.loss.sub124_weight, config.loss.sub24_weight, config.loss.sub4_weight) == (1, 0.4, 0.4)
+    assert factory.task(config, CITYSCAPES_CLASSES).criterion.weights == {"sub124": 1, "sub24": 0.4, "sub4": 0.4}
     assert (config.model.backbone, config.loss.resize) == ("resnet50", "nearest")
 
 

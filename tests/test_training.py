@@ -81,7 +81,7 @@ def test_results_file_agrees_with_the_log(trained):
 def test_checkpoint_is_plain_and_says_what_it_is(trained):
     content = load_file(trained / "checkpoints" / "best.ckpt")  # weights_only: would refuse anything but plain values
     meta = content["icnet"]
-    assert meta["model"] == {"name": "icnet", "backbone": "resnet18", "num_classes": 19}
+    assert meta["model"] == {"name": "icnet", "options": {"backbone": "resnet18"}, "num_classes": 19}
     assert meta["classes"]["names"][0] == "road"
     assert meta["data"]["name"] == "street"
     assert meta["data_title"] == "street (synthetic)"
@@ -270,7 +270,7 @@ def test_resumed_run_keeps_curves_scores_and_best_checkpoint(small, script, trai
     assert done.status == 0, done.err
     results = json.loads((tmp_path / "on" / "results.json").read_text())
     assert results["history"][:2] == first["history"]
-    assert "loss.sub124_weight was 1.0, is 0.5" in (tmp_path / "on" / "train_0.log").read_text()
+    assert "loss.weights.sub124 was 1.0, is 0.5" in (tmp_path / "on" / "train_0.log").read_text()
     best = load_file(tmp_path / "on" / "checkpoints" / "best.ckpt")
     assert best["epoch"] + 1 == results["best_epoch"]
     again = script("train", *small, "resume=auto", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'on'}")

@@ -2,7 +2,7 @@
 
 Every opset goes one way: torch's TorchScript exporter (the only one that writes the old opsets that Ascend's converter
 takes), then, for opsets newer than that exporter knows, onnx's own version converter. Batch normalisation is folded
-into the convolutions first, and with fixed sizes all arithmetic on shapes is computed beforehand, so that the graph
+into the convolutions first, and with fixed sizes all arithmetic on shapes is computed beforehand, so that ICNet's graph
 holds nothing but Conv, Relu, MaxPool, Resize, MatMul and Add.
 """
 
@@ -13,7 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from icnet.deploy.verify import Agreement, sample_images, verify_onnx
 from icnet.errors import UserError
 from icnet.models.checkpoints import sha256
 from icnet.models.folding import fold_batchnorm
-from icnet.models.icnet import MIN_SIDE, ICNet
 from icnet.models.modules import ImageNormalizer
+from icnet.models.network import SegmentationNetwork
 
 OLDEST_OPSET = 11  # the first whose Resize aligns corners
 TRACED_OPSET = 20  # the newest that torch's TorchScript exporter writes (torch 2.9 to 2.13)
@@ -68,9 +68,6 @@ class GraphSpec:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key, side in (("height", self.height), ("width", self.width)):
-            if side < MIN_SIDE:
-                raise UserError(f"export.{key}={side} is too small; give at least {MIN_SIDE} pixels")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"export.batch={self.batch} is out of range; give a number from 1, or dynamic")
         if not OLDEST_OPSET <= self.opset <= newest_opset():
@@ -81,10 +78,23 @@ class GraphSpec:
         if self.head not in HEADS:
             raise UserError(f"export.head={self.head} is unknown; choose one of {', '.join(HEADS)}")
 
+    def check_size(self, net: SegmentationNetwork) -> None:
+        """Refuse a size that the network does not take.
+
+        Raises:
+            UserError: If a side is too short, or no multiple of what the network asks for.
+        """
+        for key, side in (("height", self.height), ("width", self.width)):
+            if side != net.allowed_side(side):
+                multiple = f", a multiple of {net.divisor}" if net.divisor > 1 else ""
+                wrong = "is too small" if side < net.min_side else "does not suit the network"
+                raise UserError(f"export.{key}={side} {wrong}; give at least {net.min_side} pixels{multiple}")
+
 
 def export_onnx(
-    net: ICNet, normalizer: ImageNormalizer, path: Path, spec: GraphSpec, metadata: Mapping[str, str] | None = None
-) -> None:
+    net: SegmentationNetwork, normalizer: ImageNormalizer, path: Path, spec: GraphSpec,
+    metadata: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write a network's evaluation mode as ONNX.
 
     Args:
@@ -95,8 +105,9 @@ def export_onnx(
         metadata: Further entries for the file's metadata.
 
     Raises:
-        UserError: If onnx is missing or the file can't be written.
+        UserError: If onnx is missing, the network does not take the size, or the file can't be written.
     """
+    spec.check_size(net)
     onnx = import_onnx()
     model = _trace(net, normalizer, spec)
     if spec.head == "logits":  # older opsets lose the number of classes in the last Resize
@@ -129,11 +140,12 @@ def export_verified(model: Network, path: Path, spec: GraphSpec, images: str | N
     """
     if path.suffix != ONNX_SUFFIX or path.is_dir():
         raise UserError(f"output={path} is no name for an ONNX file; give one that ends in {ONNX_SUFFIX}")
+    spec.check_size(model.net)
     _make_folder(path.parent)  # before the minutes that an export may take
     pictures = sample_images(images, (model.checkpoint.meta.get("data") or {}).get("root"))
     sizes = [(spec.height, spec.width)]
     if spec.dynamic_size:  # the sizes nobody traced are what it is about
-        sizes.append((max(spec.height // 2 + 1, MIN_SIDE), max(spec.width // 2 + 33, MIN_SIDE)))
+        sizes.append((model.net.allowed_side(spec.height // 2 + 1), model.net.allowed_side(spec.width // 2 + 33)))
     candidate = path.with_name(f".{path.stem}.{os.getpid()}.candidate.onnx")
     try:
         export_onnx(model.net, model.normalizer, candidate, spec, describe(model))
@@ -156,7 +168,9 @@ def describe(model: Network) -> dict[str, str]:
         "categories": json.dumps(model.classes.categories),
         "mean": json.dumps(_numbers(model.normalizer.mean)),
         "std": json.dumps(_numbers(model.normalizer.std)),
-        "backbone": model.checkpoint.backbone,
+        "model": json.dumps(asdict(model.checkpoint.network)),
+        "min_side": str(model.net.min_side),
+        "divisor": str(model.net.divisor),
         "icnet_version": icnet.__version__,
         "trained_with_version": str(meta.get("version", "unknown")),
         "data": json.dumps({key: data[key] for key in told}),
@@ -169,10 +183,10 @@ def describe(model: Network) -> dict[str, str]:
 class _Exportable(nn.Module):
     """What goes into the file: the folded network, perhaps with normalisation before and ArgMax behind."""
 
-    def __init__(self, net: ICNet, normalizer: ImageNormalizer, spec: GraphSpec) -> None:
+    def __init__(self, net: SegmentationNetwork, normalizer: ImageNormalizer, spec: GraphSpec) -> None:
         super().__init__()
         self.net = fold_batchnorm(net).float().cpu()
-        self.net.pyramid_pooling.symbolic_size = spec.dynamic_size
+        self.net.prepare_export(dynamic_size=spec.dynamic_size)
         self.normalizer = normalizer if spec.normalize else nn.Identity()
         self.argmax = spec.head == "argmax"
 
@@ -181,7 +195,7 @@ class _Exportable(nn.Module):
         return logits.argmax(1).to(torch.int32) if self.argmax else logits
 
 
-def _trace(net: ICNet, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:
+def _trace(net: SegmentationNetwork, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:
     image = torch.zeros(
         spec.batch or 1, 3, spec.height, spec.width, dtype=torch.uint8 if spec.normalize else torch.float32
     )

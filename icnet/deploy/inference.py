@@ -7,24 +7,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icnet.errors import UserError
-from icnet.models.icnet import MIN_SIDE
 
 
 class Inference:
     """Segments images at several scales, mirrored, and window by window, and averages the class probabilities.
 
-    With the defaults the logits come back untouched: same labels, one softmax less. Images with a side below 64 pixels
-    are enlarged for the network and the scores shrunk back.
+    With the defaults the logits come back untouched: same labels, one softmax less. Images with a side that the network
+    does not take are enlarged for it and the scores shrunk back.
 
     Args:
-        scales: Factors on the image's size; a factor that would leave a side below 64 pixels is raised.
+        scales: Factors on the image's size; a factor that would leave a side too short is raised.
         flip: Whether every scale also sees the mirrored image.
         sliding_window: (height, width) of windows that overlap by at least a third of their size and are spread
             evenly from border to border; None for the whole image at once. A window larger than the image shrinks to
             it.
 
     Raises:
-        UserError: If a scale is not positive, or a window is smaller than 64 pixels.
+        UserError: If a scale is not positive, or a window is no size.
     """
 
     def __init__(
@@ -32,11 +31,8 @@ class Inference:
     ) -> None:
         if not scales or min(scales) <= 0:
             raise UserError(f"eval.scales={list(scales)} is out of range; give factors above 0, such as [0.75,1.0]")
-        if sliding_window is not None and (len(sliding_window) != 2 or min(sliding_window) < MIN_SIDE):
-            raise UserError(
-                f"eval.sliding_window={list(sliding_window)} is no window; "
-                f"give [height,width] of at least {MIN_SIDE} pixels each"
-            )
+        if sliding_window is not None and (len(sliding_window) != 2 or min(sliding_window) < 1):
+            raise UserError(f"eval.sliding_window={list(sliding_window)} is no window; give [height,width]")
         self.scales = tuple(scales)
         self.flip = flip
         self.window = None if sliding_window is None else (sliding_window[0], sliding_window[1])
@@ -45,21 +41,31 @@ class Inference:
         """Segment a batch.
 
         Args:
-            segment: (N, 3, h, w) uint8 to (N, C, h, w) logits, such as a ``Segmenter``.
+            segment: (N, 3, h, w) uint8 to (N, C, h, w) logits, such as a ``Segmenter``; it may say which sides it takes
+                by ``min_side`` and ``divisor``.
             image: (N, 3, H, W) uint8 RGB.
 
         Returns:
             (N, C, H, W) scores whose largest one tells the class: probabilities, or with the defaults logits.
+
+        Raises:
+            UserError: If the windows are no size that ``segment`` takes.
         """
         size = (image.shape[2], image.shape[3])
+        if self.window is not None and any(side != _allowed(side, segment) for side in self.window):
+            multiple = f", a multiple of {divisor}" if (divisor := _divisor(segment)) > 1 else ""
+            raise UserError(
+                f"eval.sliding_window={list(self.window)} is no window; "
+                f"give [height,width] of at least {_min_side(segment)} pixels each{multiple}"
+            )
         if self.scales == (1.0,) and not self.flip and self.window is None:
-            return _resize(segment(_scaled(image, 1.0)), size)
+            return _resize(segment(_scaled(image, 1.0, segment)), size)
         return _mean(self._views(segment, image, size))
 
     def _views(self, segment: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         """Yield the class probabilities that every scale and direction gives for the image, at its size."""
         for scale in self.scales:
-            scaled = _scaled(image, scale)
+            scaled = _scaled(image, scale, segment)
             yield _resize(self._windows(segment, scaled), size)
             if self.flip:
                 yield _resize(self._windows(segment, scaled.flip(3)).flip(3), size)
@@ -97,11 +103,24 @@ def _spans(size: int, window: int) -> Iterator[slice]:
         yield slice(start, start + window)
 
 
-def _scaled(image: Tensor, scale: float) -> Tensor:
-    """Resize uint8 images by a factor, or by more where a side would fall below 64 pixels."""
+def _min_side(segment: object) -> int:
+    return int(getattr(segment, "min_side", 1))
+
+
+def _divisor(segment: object) -> int:
+    return int(getattr(segment, "divisor", 1))
+
+
+def _allowed(side: int, segment: object) -> int:
+    """Return the shortest side from ``side`` pixels on that ``segment`` takes."""
+    return -(-max(side, _min_side(segment)) // _divisor(segment)) * _divisor(segment)
+
+
+def _scaled(image: Tensor, scale: float, segment: object) -> Tensor:
+    """Resize uint8 images by a factor, or by more where ``segment`` could not take a side."""
     height, width = image.shape[2], image.shape[3]
-    factor = max(scale, MIN_SIDE / min(height, width))
-    size = (max(round(height * factor), MIN_SIDE), max(round(width * factor), MIN_SIDE))
+    factor = max(scale, _min_side(segment) / min(height, width))
+    size = (_allowed(round(height * factor), segment), _allowed(round(width * factor), segment))
     if size == (height, width):
         return image
     return _resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)

@@ -9,9 +9,10 @@ from typing import Any
 from icnet.data import street
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
 from icnet.errors import UserError
+from icnet.models import NETWORKS, build_network
 from icnet.models.checkpoints import Checkpoint, load_weights, read_checkpoint
-from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
+from icnet.models.network import SegmentationNetwork
 
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 
@@ -27,7 +28,7 @@ class Network:
         checkpoint: Where it came from.
     """
 
-    net: ICNet
+    net: SegmentationNetwork
     normalizer: ImageNormalizer
     classes: ClassTable
     checkpoint: Checkpoint
@@ -37,7 +38,7 @@ def read_network(path: Path) -> Network:
     """Build the network that a checkpoint holds.
 
     Args:
-        path: One of our ``.ckpt`` files, or a ``.pth`` of the base implementation or its Ascend port.
+        path: One of our ``.ckpt`` files, or a published ``.pth`` in a layout that is known.
 
     Raises:
         UserError: If the file is no such checkpoint.
@@ -45,9 +46,10 @@ def read_network(path: Path) -> Network:
     if path.suffix not in TORCH_SUFFIXES:
         raise UserError(f"{path} is no checkpoint; give a file that ends in {', '.join(TORCH_SUFFIXES)}")
     checkpoint = read_checkpoint(path)
-    net = ICNet(checkpoint.num_classes, checkpoint.backbone)
+    described = checkpoint.network
+    net = build_network(described.name, described.num_classes, **described.options)
     load_weights(net, checkpoint.state_dict, path)
-    return Network(net.eval().requires_grad_(False), ImageNormalizer(), _classes_of(checkpoint), checkpoint)
+    return Network(net.eval().requires_grad_(False), net.normalizer(), _classes_of(checkpoint), checkpoint)
 
 
 def trained_on(meta: Mapping[str, Any]) -> str:
@@ -65,6 +67,19 @@ def trained_on(meta: Mapping[str, Any]) -> str:
     name = data.get("name", "unknown data")
     title = meta.get("data_title") or data.get("title")
     return str(title or (street.NAME if name == "street" else name))
+
+
+def model_title(meta: Mapping[str, Any]) -> str:
+    """Return what reports call a model's network, such as ``icnet_resnet50``.
+
+    Args:
+        meta: A checkpoint's description, or an ``.onnx`` file's metadata; those of version 0.1 name ICNet's backbone.
+    """
+    model = meta.get("model") or {"name": "icnet", "options": {"backbone": meta.get("backbone")}}
+    if isinstance(model, str):  # .onnx metadata are text
+        model = json.loads(model)
+    kind = NETWORKS.get(model["name"])  # an .onnx file runs where its network is not known
+    return kind.title(model["name"], model["options"]) if kind else str(model["name"])
 
 
 def class_table(names: Iterable[str], palette: Iterable[Iterable[int]], categories: Iterable[str] = ()) -> ClassTable:

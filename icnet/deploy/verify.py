@@ -16,8 +16,8 @@ from icnet.data.dataset import read_image
 from icnet.data.street import draw_scene
 from icnet.deploy.onnx_session import open_session
 from icnet.errors import UserError
-from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
+from icnet.models.network import SegmentationNetwork
 
 TOLERANCE = 1e-3  # largest allowed difference of a logit
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -41,7 +41,7 @@ class Agreement:
 
 def verify_onnx(
     path: Path,
-    net: ICNet,
+    net: SegmentationNetwork,
     normalizer: ImageNormalizer,
     pictures: Sequence[np.ndarray],
     sizes: Sequence[tuple[int, int]],

@@ -16,6 +16,7 @@ from icnet.data.labels import ClassTable
 from icnet.deploy.inference import Inference
 from icnet.deploy.scoring import EvaluationTask
 from icnet.deploy.segmenter import Segmenter, open_segmenter
+from icnet.deploy.trained_network import model_title
 from icnet.errors import UserError
 from icnet.factory.data import data_title
 from icnet.factory.devices import device_arguments, group_plugins
@@ -126,7 +127,7 @@ def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter)
         "runtime": segmenter.runtime,
         "data": data_title(data),
         "split": data.val_split,
-        "model": f"icnet_{segmenter.meta['backbone']}",
+        "model": model_title(segmenter.meta),
         "seed": config.seed,
         "config": asdict(config) | {"data": asdict(data)},
     }

@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from icnet import __version__
-from icnet.config import RENAMED, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
+from icnet.config import OUTPUT_WEIGHTS, RENAMED, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_title
+from icnet.models import build_network, network_class, network_options
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
-from icnet.models.icnet import ICNet
+from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.run.differences import flat, text
 from icnet.training.losses import CascadeLoss
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
@@ -36,7 +37,53 @@ NO_RESULT_DEPENDS_ON = (
 """How keys begin that may change between a finished run and the one that asks for its result."""
 
 
-def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True) -> ICNet:
+OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss.sub4_weight": 0.4}
+"""What version 0.1 had as defaults; today they are null, for the network's own."""
+
+
+def resolve_network(config: TrainConfig) -> TrainConfig:
+    """Check everything that depends on which network it is, before anything is made.
+
+    Returns:
+        The configuration without a backbone for a network that has none.
+
+    Raises:
+        UserError: If the network, one of its options, outputs or weights is unknown, or the crop does not suit it.
+    """
+    kind = network_class(config.model.name)
+    description(config.model, 1)
+    output_weights(config.loss, kind)
+    for side in config.data.crop_size:
+        if side < kind.min_side:
+            raise UserError(f"data.crop_size={side} is out of range; give a number from {kind.min_side}")
+        if side != kind.allowed_side(side):
+            raise UserError(
+                f"data.crop_size={side} does not suit {config.model.name}; give multiples of {kind.divisor}, "
+                f"such as {kind.allowed_side(side)}"
+            )
+    return config if "backbone" in kind.options else replace(config, model=replace(config.model, backbone=None))
+
+
+def description(model: ModelConfig, num_classes: int) -> NetworkDescription:
+    """Describe the network that is asked for, with all of its options.
+
+    Raises:
+        UserError: If the network or an option is unknown.
+    """
+    given = dict(model.options)
+    default = next(key.default for key in fields(ModelConfig) if key.name == "backbone")
+    has_backbone = "backbone" in network_class(model.name).options
+    if model.backbone is not None and (has_backbone or model.backbone != default):
+        given["backbone"] = model.backbone
+    return NetworkDescription(model.name, network_options(model.name, given), num_classes)
+
+
+def model_title(model: ModelConfig) -> str:
+    """Return what reports call the network, such as ``icnet_resnet50``."""
+    return network_class(model.name).title(model.name, description(model, 1).options)
+
+
+def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True) -> SegmentationNetwork:
     """Build the network with the weights that are asked for.
 
     Args:
@@ -47,15 +94,22 @@ def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True)
     Raises:
         UserError: If weights are missing, broken or of another architecture.
     """
-    net = ICNet(num_classes, model.backbone)
+    described = description(model, num_classes)
+    net = build_network(described.name, num_classes, **described.options)
     if channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.backbone_weights:
-        load_weights(net.backbone, read_backbone(model.backbone_weights), model.backbone_weights)
+        backbone = net.imagenet_backbone()
+        if backbone is None:
+            raise UserError(
+                f"model.backbone_weights={model.backbone_weights} cannot be used: {model.name} has no part that "
+                "ImageNet weights exist for; use model.weights to start from a whole checkpoint"
+            )
+        load_weights(backbone, read_backbone(model.backbone_weights), model.backbone_weights)
         log.info("backbone weights from %s", model.backbone_weights)
     if model.weights:
         checkpoint = read_checkpoint(Path(model.weights))
-        _check_backbone(checkpoint, model)
+        _check_network(checkpoint, described)
         fresh = load_for_finetuning(net, checkpoint)
         if fresh:
             log.warning(
@@ -67,28 +121,54 @@ def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True)
     return net
 
 
-def _check_backbone(checkpoint: Checkpoint, model: ModelConfig) -> None:
-    if checkpoint.backbone != model.backbone:
+def _check_network(checkpoint: Checkpoint, wanted: NetworkDescription) -> None:
+    """Refuse a checkpoint of another network or other options; the class count may differ."""
+    found = checkpoint.network
+    if (found.name, found.options) != (wanted.name, wanted.options):
+        theirs, ours = (network_class(made.name).title(made.name, made.options) for made in (found, wanted))
+        if theirs == ours:
+            theirs, ours = (text({"name": made.name, **made.options}) for made in (found, wanted))
         raise UserError(
-            f"{checkpoint.path} was made with {checkpoint.backbone} and this run uses {model.backbone}; "
-            f"choose model=icnet_{checkpoint.backbone} or another checkpoint"
+            f"{checkpoint.path} was made with {theirs} and this run uses {ours}; "
+            f"choose model={theirs} or another checkpoint"
         )
 
 
-def criterion(loss: LossConfig, num_classes: int) -> CascadeLoss:
-    """Build the loss.
+def output_weights(loss: LossConfig, kind: type[SegmentationNetwork]) -> dict[str, float]:
+    """Return the weight of each of a network's outputs: what is given, or else the network's own.
 
     Raises:
-        UserError: If there are class weights, but not one per class.
+        UserError: If a weight is given for an output that the network does not have, or all are 0.
     """
-    if loss.class_weights is not None and len(loss.class_weights) != num_classes:
+    given = loss.given_weights()
+    for name in given.keys() - kind.loss_weights.keys():
+        key = f"weights.{name}" if name in loss.weights else f"{name}_weight"
         raise UserError(
-            f"loss.class_weights has {len(loss.class_weights)} numbers and the data {num_classes} classes; "
+            f"loss.{key}={given[name]} is for no output of {kind.__name__}; it has {', '.join(kind.loss_weights)}"
+        )
+    weights = {name: given.get(name, weight) for name, weight in kind.loss_weights.items()}
+    if not any(weights.values()):
+        raise UserError(f"the loss weights of {', '.join(weights)} are all 0; give one a number above 0")
+    return weights
+
+
+def criterion(loss: LossConfig, net: SegmentationNetwork) -> CascadeLoss:
+    """Build the loss.
+
+    Args:
+        loss: What is given.
+        net: The network, which has weights of its own for its outputs.
+
+    Raises:
+        UserError: If there are class weights, but not one per class; or see ``output_weights``.
+    """
+    if loss.class_weights is not None and len(loss.class_weights) != net.num_classes:
+        raise UserError(
+            f"loss.class_weights has {len(loss.class_weights)} numbers and the data {net.num_classes} classes; "
             "give one per class, or null"
         )
-    weights = {"sub124": loss.sub124_weight, "sub24": loss.sub24_weight, "sub4": loss.sub4_weight}
     return CascadeLoss(
-        weights,
+        output_weights(loss, type(net)),
         ignore_index=IGNORE_INDEX,
         resize=loss.resize,
         class_weights=loss.class_weights,
@@ -140,19 +220,18 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
     net = network(config.model, len(classes), channels_last=config.trainer.accelerator != "npu")
     meta = {
         "version": __version__,
-        "model": {"name": config.model.name, "backbone": config.model.backbone, "num_classes": len(classes)},
+        "model": asdict(description(config.model, len(classes))),
         "classes": {
             "names": list(classes.names),
             "palette": [list(color) for color in classes.palette],
             "categories": list(classes.categories),
         },
-        **{key: asdict(getattr(config, key)) for key in DESCRIBED},
-        "trainer": {"batch_size": config.trainer.batch_size},
+        **_described(config),
         "data_title": data_title(config.data),
         "seed": config.seed,
     }
     return SegmentationTask(
-        net, criterion(config.loss, len(classes)), classes, optimizer_factory(config.optim, config.scheduler), meta
+        net, criterion(config.loss, net), classes, optimizer_factory(config.optim, config.scheduler), meta
     )
 
 
@@ -189,7 +268,7 @@ def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
     checkpoint = read_checkpoint(path)
     if not checkpoint.resumable:
         raise UserError(f"resume={path} holds weights but no run's state; use model.weights={path} to start from them")
-    _check_backbone(checkpoint, config.model)
+    _check_network(checkpoint, description(config.model, num_classes))
     if checkpoint.num_classes != num_classes:
         raise UserError(
             f"resume={path} has {checkpoint.num_classes} classes and the data {num_classes}; "
@@ -228,6 +307,10 @@ def finished_results(config: TrainConfig) -> dict[str, Any] | None:
     except (ValueError, KeyError):
         return None  # cut off while it was written, or made by hand: no result
     now = flat(json.loads(json.dumps(asdict(config))))  # lists and numbers as they come back from a file
+    for key, default in OLD_OUTPUT_WEIGHTS.items():  # version 0.1 wrote them out
+        for made in (before, now):
+            if made.get(key) == default:
+                made[key] = None
     changed = [
         f"{key} was {text(before[key])}, is {text(now[key])}"
         for key in before.keys() & now.keys()
@@ -273,10 +356,11 @@ def _newest_like(config: TrainConfig) -> Path | None:
     found = sorted(Path("outputs").glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     for path in reversed(found):
         try:
-            meta = read_checkpoint(path).meta
+            checkpoint = read_checkpoint(path)
+            made = checkpoint.network
         except UserError:
             continue  # somebody else's, or broken: not this run's, then
-        if meta.get("model", {}).get("backbone") == config.model.backbone and not changes(meta, config):
+        if made == description(config.model, made.num_classes) and not changes(checkpoint.meta, config):
             return path
     return None
 
@@ -291,14 +375,29 @@ def changes(meta: Mapping[str, Any], config: TrainConfig) -> list[str]:
     Returns:
         Texts such as ``optim.lr was 0.1, is 0.2``; keys that no weight depends on are left out.
     """
-    now: dict[str, Any] = {key: asdict(getattr(config, key)) for key in DESCRIBED}
-    now["trainer"] = {"batch_size": config.trainer.batch_size}
-    found = {f"{group}.{key}": value for group in now for key, value in meta.get(group, {}).items()}
-    before = {RENAMED.get(key, key): value for key, value in found.items()}
-    after = {f"{group}.{key}": value for group in now for key, value in now[group].items()}
+    before, after = _compared(meta), _compared(_described(config))
     before["seed"], after["seed"] = meta.get("seed"), config.seed
     differ = [key for key in before if _matters(key) and before[key] != after.get(key)]
     return [f"{key} was {before[key]}, is {after.get(key)}" for key in differ]
+
+
+def _described(config: TrainConfig) -> dict[str, Any]:
+    """Return what a checkpoint tells of the configuration; of the loss, all of its weights."""
+    described = {key: asdict(getattr(config, key)) for key in DESCRIBED}
+    described["trainer"] = {"batch_size": config.trainer.batch_size}
+    weights = output_weights(config.loss, network_class(config.model.name))
+    loss = {key: value for key, value in described["loss"].items() if key not in OUTPUT_WEIGHTS}
+    return described | {"loss": loss | {"weights": weights}}
+
+
+def _compared(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys and values; of the loss's weights too, each of which was a key in version 0.1."""
+    groups = (*DESCRIBED, "trainer")
+    found = {f"{group}.{key}": value for group in groups for key, value in described.get(group, {}).items()}
+    found = {RENAMED.get(key, key): value for key, value in found.items()}
+    old = {key: found.pop(f"loss.{key}", None) for key in OUTPUT_WEIGHTS}
+    weights = found.pop("loss.weights", {key.removesuffix("_weight"): value for key, value in old.items()})
+    return found | {f"loss.weights.{name}": weight for name, weight in weights.items() if weight is not None}
 
 
 def _matters(key: str) -> bool:

@@ -29,6 +29,7 @@ from icnet.data.labels import ClassTable
 from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
+from icnet.factory.task import model_title
 from icnet.run.paths import EXTREMES
 from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
@@ -118,7 +119,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     wanted, trainer = config.callbacks, config.trainer
     about = {
         "data": data_title(config.data),
-        "model": f"{config.model.name}_{config.model.backbone}",
+        "model": model_title(config.model),
         "seed": config.seed,
         "config": asdict(config),
     }

@@ -1,1 +1,69 @@
-"""ICNet, its backbone and its checkpoints."""
+"""Networks by name. A new one is one entry here, or ``NETWORKS["toy"] = Toy`` from outside."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from icnet.errors import UserError
+from icnet.models.icnet import ICNet
+from icnet.models.network import Option, SegmentationNetwork
+
+__all__ = ["NETWORKS", "Option", "SegmentationNetwork", "build_network", "network_class", "network_options"]
+
+NETWORKS: dict[str, type[SegmentationNetwork]] = {"icnet": ICNet}
+"""The classes by the name that ``model.name`` and a checkpoint's description give them."""
+
+
+def network_class(name: str) -> type[SegmentationNetwork]:
+    """Return the class of a network.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"model.name={name} is unknown; choose one of {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def network_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete and check a network's options.
+
+    Args:
+        name: A name in ``NETWORKS``.
+        given: Some of its options.
+
+    Returns:
+        All of its options in the order of their declaration, with the default where none was given.
+
+    Raises:
+        UserError: If the network or an option is unknown, or a value is not allowed.
+    """
+    known = network_class(name).options
+    for key, value in given.items():
+        named = f"model.{key}={value}" if key == "backbone" else f"model.options.{key}={value}"
+        if key not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"{named} is no option of {name}; {has}")
+        option = known[key]
+        if option.choices and value not in option.choices:
+            raise UserError(f"{named} is unknown; choose one of {', '.join(map(str, option.choices))}")
+        wanted = (int, float) if type(option.default) is float else (type(option.default),)
+        if type(value) not in wanted:
+            raise UserError(
+                f"{named} is of the type {type(value).__name__}; "
+                f"give a value of the type {wanted[-1].__name__}, such as {option.default}"
+            )
+    return {key: given.get(key, option.default) for key, option in known.items()}
+
+
+def build_network(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
+    """Build a network with fresh weights.
+
+    Args:
+        name: A name in ``NETWORKS``.
+        num_classes: Number of classes.
+        options: Those of the network's options that differ from their defaults.
+
+    Raises:
+        UserError: See ``network_options``.
+    """
+    return network_class(name)(num_classes, **network_options(name, options))

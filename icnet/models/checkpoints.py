@@ -1,4 +1,4 @@
-"""Reading weights: our own checkpoints, published ICNet ``.pth`` files and ImageNet backbones.
+"""Reading weights: our own checkpoints, published ``.pth`` files and ImageNet backbones.
 
 Every file is loaded with ``weights_only``: a file that holds code is refused, never run. All key layouts are
 translated to this project's before anything else sees them.
@@ -16,29 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from icnet.errors import UserError
-from icnet.models.backbone import BLOCKS
+from icnet.models import NETWORKS, network_options
+from icnet.models.network import NetworkDescription, SegmentationNetwork
+from icnet.models.published import LAYOUTS, from_reference
 
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
-CLASSIFIERS = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
-
-# liminn/ICNet-pytorch and its Ascend port, to ours.
-_REFERENCE_RULES = (
-    (r"^pretrained\.conv1\.0\.", "backbone.stem.0.conv."),
-    (r"^pretrained\.conv1\.1\.", "backbone.stem.0.bn."),
-    (r"^pretrained\.conv1\.3\.", "backbone.stem.1.conv."),
-    (r"^pretrained\.conv1\.4\.", "backbone.stem.1.bn."),
-    (r"^pretrained\.conv1\.6\.", "backbone.stem.2.conv."),
-    (r"^pretrained\.bn1\.", "backbone.stem.2.bn."),
-    (r"^pretrained\.", "backbone."),
-    (r"^conv_sub1\.", "sub1."),
-    (r"^head\.(cff_\d+)\.conv_(low|high)\.0\.", r"\1.\2.conv."),
-    (r"^head\.(cff_\d+)\.conv_(low|high)\.1\.", r"\1.\2.bn."),
-    (r"^head\.(cff_\d+)\.conv_low_cls\.", r"\1.aux_classifier."),
-    (r"^head\.conv_cls\.", "classifier."),
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +32,7 @@ class Checkpoint:
 
     Args:
         path: The file.
-        kind: ``icnet`` for our own, ``reference`` for a ``.pth`` of the base implementation or its Ascend port.
+        kind: ``icnet`` for our own; for published files the name of their key layout in ``LAYOUTS``.
         state_dict: The network's tensors under our names, on the CPU.
         meta: Our own checkpoints' description (``model``, ``classes``, ``data``, ``optim``, ``version``); empty for
             others.
@@ -61,29 +46,20 @@ class Checkpoint:
     resumable: bool = False
 
     @property
-    def backbone(self) -> str:
-        """The backbone that the tensors belong to, told by their names."""
-        if "model" in self.meta:
-            return str(self.meta["model"]["backbone"])  # read_checkpoint has looked whether it is known
-        counts = tuple(
-            len({key.split(".")[2] for key in self.state_dict if key.startswith(f"backbone.layer{n}.")})
-            for n in range(1, 5)
-        )
-        bottleneck = any(key.endswith("conv3.weight") for key in self.state_dict)
-        for name, (block, blocks) in BLOCKS.items():
-            if blocks == counts and (block.expansion == 4) == bottleneck:
-                return name
-        raise UserError(
-            f"{self.path} has a backbone of {counts} blocks, which is no ResNet known here; "
-            f"known are {', '.join(BLOCKS)}"
-        )
+    def network(self) -> NetworkDescription:
+        """The network that the tensors belong to: as our checkpoints describe it, or told by the tensors.
+
+        Raises:
+            UserError: If it is none that is known here.
+        """
+        if self.kind in LAYOUTS:
+            return LAYOUTS[self.kind].describe(self.state_dict, self.path)
+        return _described(self.meta.get("model"), self.path)
 
     @property
     def num_classes(self) -> int:
-        """The number of classes that the classifier's tensor has."""
-        if "classifier.weight" not in self.state_dict:
-            raise UserError(f"{self.path} holds no classifier; give a checkpoint of a whole ICNet")
-        return int(self.state_dict["classifier.weight"].shape[0])
+        """The number of classes that the network tells apart."""
+        return self.network.num_classes
 
 
 def sha256(path: Path) -> str:
@@ -136,26 +112,8 @@ def _broken(path: Path) -> UserError:
     )
 
 
-def from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a state dict of the base implementation (or its Ascend port) to our names.
-
-    ``module.`` in front (DataParallel) and the unused ``fc`` are dropped.
-    """
-    translated = {}
-    for key, value in state_dict.items():
-        name = key.removeprefix("module.")
-        if name.startswith("pretrained.fc."):
-            continue
-        for pattern, replacement in _REFERENCE_RULES:
-            name, hits = re.subn(pattern, replacement, name)
-            if hits:
-                break
-        translated[name] = value
-    return translated
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a whole network's checkpoint, ours or the base implementation's.
+    """Read a whole network's checkpoint, ours or a published one.
 
     Raises:
         UserError: If the file is not one of these; see also ``load_file``.
@@ -167,12 +125,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         resumable = all(key in content for key in RUN_STATE)
         return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable)
     keys = [key.removeprefix("module.") for key in tensors]
-    if not any(key.startswith(("pretrained.", "head.cff_")) for key in keys):
-        raise UserError(
-            f"{path} is no ICNet checkpoint (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt written by "
-            "train.py or a .pth with the keys pretrained.*, conv_sub1.*, head.*"
-        )
-    return Checkpoint(path, "reference", from_reference(tensors))
+    for kind, layout in LAYOUTS.items():
+        if any(key.startswith(layout.beginnings) for key in keys):
+            return Checkpoint(path, kind, layout.translate(tensors))
+    raise UserError(
+        f"{path} is no ICNet checkpoint (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt written by "
+        f"train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}"
+    )
 
 
 def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:
@@ -191,15 +150,31 @@ def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tens
 
 
 def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
-    """Return our description of a checkpoint, provided that it names a backbone if it has anything on the model."""
-    described = isinstance(meta, Mapping)
-    if described and "model" in meta:
-        described = isinstance(meta["model"], Mapping) and str(meta["model"].get("backbone")) in BLOCKS
-    if not described:
-        raise UserError(
-            f"{path} does not say which backbone it has, of {', '.join(BLOCKS)}; give a file as train.py wrote it"
-        )
+    """Return our description of a checkpoint, provided that it names a network if it has anything on the model."""
+    if not isinstance(meta, Mapping) or "model" in meta:
+        _described(meta["model"] if isinstance(meta, Mapping) else None, path)
     return dict(meta)
+
+
+def _described(model: Any, path: Path) -> NetworkDescription:
+    """Read a description; version 0.1 wrote the only option, ``backbone``, beside the name."""
+    if not isinstance(model, Mapping) or "name" not in model:
+        raise UserError(
+            f"{path} does not say which network it holds, of {', '.join(NETWORKS)}; give a file as train.py wrote it"
+        )
+    if model["name"] not in NETWORKS:
+        raise UserError(
+            f"{path} holds the network {model['name']}, and known here are {', '.join(NETWORKS)}; "
+            "use it with the code that has this network"
+        )
+    name, num_classes = str(model["name"]), model.get("num_classes")
+    options = model.get("options", {"backbone": model.get("backbone")})
+    if not isinstance(num_classes, int) or not isinstance(options, Mapping):
+        raise UserError(f"{path} does not tell its network's options and class count; give a file as train.py wrote it")
+    try:
+        return NetworkDescription(name, network_options(name, options), num_classes)
+    except UserError as error:
+        raise UserError(f"{path} holds a network that is unknown here: {error}") from error
 
 
 def read_backbone(source: str) -> dict[str, Tensor]:
@@ -274,11 +249,11 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
     module.load_state_dict(own | dict(state_dict))
 
 
-def load_for_finetuning(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
+def load_for_finetuning(net: SegmentationNetwork, checkpoint: Checkpoint) -> list[str]:
     """Load everything that fits a network which may have another number of classes.
 
     Args:
-        net: An ICNet with the checkpoint's backbone.
+        net: A network of the checkpoint's name and options.
         checkpoint: Where the weights come from.
 
     Returns:
@@ -291,7 +266,7 @@ def load_for_finetuning(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
     kept = [
         key
         for key, value in own.items()
-        if key.startswith(CLASSIFIERS)
+        if key.startswith(net.classifiers)
         and key in checkpoint.state_dict
         and checkpoint.state_dict[key].shape != value.shape
     ]

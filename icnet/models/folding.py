@@ -5,32 +5,22 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from icnet.models.icnet import ICNet
+from icnet.models.network import SegmentationNetwork
 
 
-def fold_batchnorm(net: ICNet) -> ICNet:
-    """Fold every batch normalisation into the convolution before it.
+def fold_batchnorm(net: SegmentationNetwork) -> SegmentationNetwork:
+    """Fold every batch normalisation that the network names into the convolution before it.
 
     Args:
         net: A network; it stays as it is.
 
     Returns:
-        A copy in evaluation mode that gives the same logits up to rounding, without batch normalisation.
-
-    Raises:
-        ValueError: If a batch normalisation follows no convolution that it could be folded into.
+        A copy in evaluation mode that gives the same logits up to rounding, with fewer layers.
     """
     folded = copy.deepcopy(net).eval()
-    for module in folded.modules():
-        children = dict(module.named_children())
-        for name, conv in children.items():
-            # conv and bn, conv1 and bn1, or neighbours in a Sequential
-            follower = str(int(name) + 1) if name.isdecimal() else name.replace("conv", "bn")
-            norm = children.get(follower)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, follower, nn.Identity())
-    left = [name for name, module in folded.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if left:
-        raise ValueError(f"no convolution found to fold {', '.join(left)} into")
+    for conv, norm in list(folded.batchnorm_pairs()):
+        fused: nn.Module = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
+        for name, module in ((conv, fused), (norm, nn.Identity())):
+            above, _, child = name.rpartition(".")
+            setattr(folded.get_submodule(above), child, module)
     return folded

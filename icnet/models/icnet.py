@@ -1,15 +1,17 @@
 """ICNet (Zhao et al., ECCV 2018, arXiv 1704.08545) in the form of its best-known PyTorch implementation."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
+from typing_extensions import override
 
-from icnet.errors import UserError
-from icnet.models.backbone import ResNet
+from icnet.models.backbone import BLOCKS, ResNet
 from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidPooling, resize
+from icnet.models.network import Option, SegmentationNetwork
 
-MIN_SIDE = 64  # the quarter-resolution branch shrinks by 32: below this nothing is left to pool or normalise
 
-
-class ICNet(nn.Module):
+class ICNet(SegmentationNetwork):
     """Image cascade network: three branches see the image at full, half and quarter resolution.
 
     The full image passes three cheap convolutions (sub1), the half image the first half of the backbone (sub2), the
@@ -26,9 +28,13 @@ class ICNet(nn.Module):
         (``sub4``) of the size, exactly so for sides divisible by 32.
     """
 
+    options: ClassVar[Mapping[str, Option]] = {"backbone": Option("resnet50", tuple(BLOCKS))}
+    min_side: ClassVar[int] = 64  # the quarter image's branch shrinks by 32: below, nothing is left to pool
+    loss_weights: ClassVar[Mapping[str, float]] = {"sub124": 1.0, "sub24": 0.4, "sub4": 0.4}  # the reference's
+    classifiers: ClassVar[tuple[str, ...]] = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
+
     def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
-        super().__init__()
-        self.num_classes = num_classes
+        super().__init__(num_classes)
         self.sub1 = nn.Sequential(
             ConvBNReLU(3, 32, 3, stride=2), ConvBNReLU(32, 32, 3, stride=2), ConvBNReLU(32, 64, 3, stride=2)
         )
@@ -44,12 +50,8 @@ class ICNet(nn.Module):
         Raises:
             UserError: If a side of the image is shorter than 64 pixels.
         """
+        self.check_size(image)
         height, width = image.shape[2], image.shape[3]
-        if height < MIN_SIDE or width < MIN_SIDE:
-            raise UserError(
-                f"an image of {height}x{width} (height x width) is too small for ICNet; "
-                f"give at least {MIN_SIDE}x{MIN_SIDE}, for example by resizing it"
-            )
         sub1 = self.sub1(image)
         sub2 = self.backbone.forward_mid(resize(image, (height // 2, width // 2)))
         sub4 = self.pyramid_pooling(self.backbone(resize(image, (height // 4, width // 4))))
@@ -62,10 +64,25 @@ class ICNet(nn.Module):
             return {"sub124": logits, "sub24": aux_sub24, "sub4": aux_sub4}
         return resize(logits, (height, width))
 
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that ImageNet weights exist for; the rest is sub1 and the head."""
-        return list(self.backbone.parameters())
+    @classmethod
+    @override
+    def title(cls, name: str, options: Mapping[str, Any]) -> str:
+        return f"{name}_{options['backbone']}"
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of sub1, the fusions and the classifiers."""
-        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+    @override
+    def imagenet_backbone(self) -> ResNet:
+        return self.backbone
+
+    @override
+    def batchnorm_pairs(self) -> Iterator[tuple[str, str]]:
+        """Yield all of them: ``conv`` and ``bn``, ``conv1`` and ``bn1``, and the neighbours in a ``Sequential``."""
+        yield from super().batchnorm_pairs()
+        for name, module in self.named_modules():
+            for child, conv in module.named_children():
+                norm = child.replace("conv", "bn")
+                if isinstance(conv, nn.Conv2d) and isinstance(getattr(module, norm, None), nn.BatchNorm2d):
+                    yield f"{name}.{child}", f"{name}.{norm}"
+
+    @override
+    def prepare_export(self, *, dynamic_size: bool) -> None:
+        self.pyramid_pooling.symbolic_size = dynamic_size

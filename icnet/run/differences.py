@@ -12,6 +12,9 @@ from icnet.run.reader import Run
 FOLLOWS = {"data.batch_size": "trainer.batch_size"}
 """Keys that take their value from another unless they are given."""
 
+FREE_MAPPINGS = {"model.options", "loss.weights"}
+"""Keys whose value is a mapping, as the networks differ in what is in it."""
+
 UNINTERESTING = {"output_dir", "trainer.progress_bar"}
 """Keys that change no result."""
 
@@ -46,10 +49,11 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return a nested configuration as dotted keys and values."""
+    """Return a nested configuration as dotted keys and values; mappings with free keys are values."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+        nested = isinstance(value, dict) and above + key not in FREE_MAPPINGS
+        found |= flat(value, f"{above}{key}.") if nested else {f"{above}{key}": value}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The cascade loss: cross entropy on each of ICNet's three training outputs."""
+"""The cascade loss: cross entropy on each of a network's training outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -61,10 +61,10 @@ def blend_labels(mask: Tensor, size: tuple[int, int], ignore_index: int) -> Tens
 
 
 class CascadeLoss(nn.Module):
-    """Weighted sum of the cross entropies of the outputs ``sub124``, ``sub24`` and ``sub4``.
+    """Weighted sum of the cross entropies of a network's training outputs, as the paper's cascade label guidance.
 
     Args:
-        weights: Weight of each output; the paper's lambdas. The base implementation uses 1, 0.4, 0.4.
+        weights: Weight of each output by name; the paper's lambdas.
         ignore_index: Mask value that does not count.
         resize: How outputs and labels meet: ``nearest`` picks labels at each output's size, ``logits`` enlarges the
             outputs to the labels' size, ``blend`` is the base implementation's bilinear blending of class ids.

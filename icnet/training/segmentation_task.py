@@ -11,8 +11,7 @@ from torchmetrics import MeanMetric
 
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.models.checkpoints import META_KEY
-from icnet.models.icnet import ICNet
-from icnet.models.modules import ImageNormalizer
+from icnet.models.network import SegmentationNetwork
 from icnet.training.losses import CascadeLoss
 from icnet.training.metrics import RunningMeanIoU, iou_per_class, pixel_accuracy, segmentation_metrics
 
@@ -25,7 +24,7 @@ def log_name(class_name: str) -> str:
 
 
 class SegmentationTask(LightningModule):
-    """Train and validate ICNet.
+    """Train and validate a network.
 
     Batches are dicts of ``image`` (N, 3, H, W) uint8 RGB, ``mask`` (N, H, W) uint8 train ids and ``index`` (N,); they
     are normalised on the device.
@@ -40,7 +39,7 @@ class SegmentationTask(LightningModule):
     """
 
     def __init__(
-        self, net: ICNet, criterion: CascadeLoss, classes: ClassTable, configure: OptimizerFactory,
+        self, net: SegmentationNetwork, criterion: CascadeLoss, classes: ClassTable, configure: OptimizerFactory,
         meta: Mapping[str, Any], ignore_index: int = IGNORE_INDEX,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -48,7 +47,7 @@ class SegmentationTask(LightningModule):
         self.criterion = criterion
         self.classes = classes
         self.meta = dict(meta)
-        self.normalize = ImageNormalizer()
+        self.normalize = net.normalizer()
         self.metrics = segmentation_metrics(len(classes), ignore_index)
         self.running_mean = RunningMeanIoU(len(classes), ignore_index)
         self.val_loss = MeanMetric()

@@ -28,7 +28,8 @@ def _make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
 
 def _save_ours(net: ICNet, path: Path, classes: ClassTable = CITYSCAPES_CLASSES, **meta) -> Path:
     described = {"names": list(classes.names), "palette": [list(c) for c in classes.palette], "categories": []}
-    description = {"model": {"name": "icnet", "backbone": "resnet18"}, "classes": described, "version": "0.1.0", **meta}
+    model = {"name": "icnet", "options": {"backbone": "resnet18"}, "num_classes": net.num_classes}
+    description = {"model": model, "classes": described, "version": "0.1.0", **meta}
     path.parent.mkdir(parents=True, exist_ok=True)
     state_dict = {f"net.{key}": value for key, value in net.state_dict().items()}
     torch.save({"state_dict": state_dict, "icnet": description}, path)

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -119,7 +120,9 @@ def test_metadata_tell_everything_about_the_model(checkpoint, tmp_path):
     assert json.loads(meta["categories"]) == []
     assert json.loads(meta["mean"]) == list(IMAGENET_MEAN)
     assert json.loads(meta["std"]) == list(IMAGENET_STD)
-    assert (meta["head"], meta["normalize"], meta["backbone"]) == ("logits", "false", "resnet18")
+    assert (meta["head"], meta["normalize"]) == ("logits", "false")
+    assert json.loads(meta["model"]) == {"name": "icnet", "options": {"backbone": "resnet18"}, "num_classes": 19}
+    assert (meta["min_side"], meta["divisor"]) == ("64", "1")
     assert meta["checkpoint"] == "best.ckpt"
     assert meta["checkpoint_sha256"] == sha256(checkpoint)
     assert meta["icnet_version"] == icnet.__version__
@@ -185,8 +188,6 @@ def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypa
     [
         ({"opset": 10}, rf"export\.opset=10 is out of range; give 11 to {newest_opset()}"),
         ({"opset": 99}, rf"export\.opset=99 is out of range; give 11 to {newest_opset()}"),
-        ({"height": 32}, r"export\.height=32 is too small; give at least 64"),
-        ({"width": 63}, r"export\.width=63 is too small"),
         ({"batch": 0}, r"export\.batch=0 is out of range; give a number from 1, or dynamic"),
         ({"head": "softmax"}, r"export\.head=softmax is unknown; choose one of logits, argmax"),
     ],
@@ -194,6 +195,18 @@ def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypa
 def test_bad_graph_is_refused(spec, message):
     with pytest.raises(UserError, match=message):
         GraphSpec(**spec)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [((32, 64), r"export\.height=32 is too small; give at least 64"), ((64, 63), r"export\.width=63 is too small")],
+)
+def test_size_that_the_network_does_not_take_is_refused_before_anything_is_made(checkpoint, tmp_path, size, message):
+    model, path = read_network(checkpoint), tmp_path / "new" / "net.onnx"
+    for export in (partial(export_onnx, model.net, model.normalizer), partial(export_verified, model)):
+        with pytest.raises(UserError, match=message):
+            export(path, GraphSpec(*size))
+    assert not path.parent.exists()
 
 
 def test_bad_output_is_refused(checkpoint, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
 from icnet.deploy.export import GraphSpec, describe, export_onnx
 from icnet.deploy.segmenter import OnnxSegmenter, TorchSegmenter, open_segmenter
-from icnet.deploy.trained_network import read_network
+from icnet.deploy.trained_network import model_title, read_network
 from icnet.errors import UserError
 
 CPU = torch.device("cpu")
@@ -66,7 +66,8 @@ def test_onnx_agrees_with_torch(checkpoint, onnx_file, image):
     assert isinstance(exported, OnnxSegmenter)
     assert exported.runtime == "onnxruntime"
     assert (exported.classes.names, exported.classes.palette) == (network.classes.names, network.classes.palette)
-    assert exported.meta["backbone"] == "resnet18"
+    assert model_title(exported.meta) == model_title(network.meta) == "icnet_resnet18"
+    assert model_title({"backbone": "resnet50"}) == "icnet_resnet50"  # as version 0.1 wrote it
     torch.testing.assert_close(exported(image), network(image), atol=1e-4, rtol=0)
 
 

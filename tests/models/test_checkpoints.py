@@ -15,7 +15,6 @@ from icnet.errors import UserError
 from icnet.models.backbone import BLOCKS, ResNet
 from icnet.models.checkpoints import (
     Checkpoint,
-    from_reference,
     load_file,
     load_for_finetuning,
     load_weights,
@@ -24,8 +23,11 @@ from icnet.models.checkpoints import (
     sha256,
 )
 from icnet.models.icnet import ICNet
+from icnet.models.network import NetworkDescription
+from icnet.models.published import from_reference
 
 HUB_ID = "timm/resnet50s.gluon_in1k"
+RESNET18 = {"backbone": "resnet18"}
 
 
 def refusal(function, *args) -> str:
@@ -36,6 +38,11 @@ def refusal(function, *args) -> str:
     assert "\n" not in message
     assert len(message) < 800
     return message
+
+
+def described(model: object) -> dict[str, object]:
+    """What one of our checkpoints holds, without tensors."""
+    return {"icnet": {"model": model}, "state_dict": {}}
 
 
 def saved(content: object, path: Path) -> Path:
@@ -76,7 +83,7 @@ def test_reference_files_load_with_and_without_module_prefix_and_fc(
     )
     assert len(reference_tensors) - len(tensors) == (0 if with_fc else 2)
     checkpoint = read_checkpoint(saved({"state_dict": tensors} if wrapped else tensors, tmp_path / "icnet.pth"))
-    assert (checkpoint.kind, checkpoint.backbone, checkpoint.num_classes) == ("reference", "resnet18", 19)
+    assert (checkpoint.kind, checkpoint.network) == ("reference", NetworkDescription("icnet", RESNET18, 19))
     assert checkpoint.meta == {}
     net, wanted = net_and_wanted
     load_weights(net, checkpoint.state_dict, checkpoint.path)
@@ -116,13 +123,13 @@ def test_backbone_and_class_count_are_told_from_the_names(make_reference, depth)
     with torch.device("meta"):
         tensors = make_reference(depth, classes=11).state_dict()
     checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(tensors))
-    assert (checkpoint.backbone, checkpoint.num_classes) == (depth, 11)
+    assert checkpoint.network == NetworkDescription("icnet", {"backbone": depth}, 11)
 
 
 def test_an_unknown_backbone_is_refused(reference_tensors):
     tensors = {name: value for name, value in reference_tensors.items() if "layer4.1" not in name}
     checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(tensors))
-    assert re.search(r"x\.pth .*\(2, 2, 2, 1\).*resnet18", refusal(lambda: checkpoint.backbone))
+    assert re.search(r"x\.pth .*\(2, 2, 2, 1\).*resnet18", refusal(lambda: checkpoint.network))
 
 
 def test_a_checkpoint_without_classifier_has_no_class_count():
@@ -134,11 +141,12 @@ def test_a_checkpoint_without_classifier_has_no_class_count():
 
 def test_our_checkpoint_gives_its_network_and_description(net_and_wanted, tmp_path):
     net, wanted = net_and_wanted
-    meta = {"model": {"backbone": "resnet18"}, "classes": ["a", "b"], "version": "1"}
+    model = {"name": "icnet", "options": RESNET18, "num_classes": 19}
+    meta = {"model": model, "classes": ["a", "b"], "version": "1"}
     state_dict = {f"net.{name}": value for name, value in wanted.items()} | {"criterion.weight": torch.ones(1)}
     path = saved({"state_dict": state_dict, "epoch": 3, "icnet": meta}, tmp_path / "best.ckpt")
     checkpoint = read_checkpoint(path)
-    assert (checkpoint.kind, checkpoint.backbone, checkpoint.num_classes) == ("icnet", "resnet18", 19)
+    assert (checkpoint.kind, checkpoint.network) == ("icnet", NetworkDescription("icnet", RESNET18, 19))
     assert checkpoint.meta == meta
     assert checkpoint.path == path
     load_weights(net, checkpoint.state_dict, path)
@@ -418,10 +426,15 @@ def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path)
         ({"icnet": {}, "state_dict": [torch.ones(1)]}, "holds a list"),
         ({"icnet": {}, "state_dict": {1: torch.ones(1)}}, "under the key 1"),
         ({"icnet": {}, "state_dict": {"net.classifier.weight": 1}}, "a int under the key 'net.classifier.weight'"),
-        ({"icnet": 3, "state_dict": {}}, "does not say which backbone"),
-        ({"icnet": {"model": "icnet"}, "state_dict": {}}, "does not say which backbone"),
-        ({"icnet": {"model": {}}, "state_dict": {}}, "does not say which backbone"),
-        ({"icnet": {"model": {"backbone": "vgg16"}}, "state_dict": {}}, "resnet18, resnet34"),
+        ({"icnet": 3, "state_dict": {}}, "does not say which network"),
+        (described("icnet"), "does not say which network"),
+        (described({}), "does not say which network"),
+        (described({"name": "unet"}), "holds the network unet, and known here are icnet"),
+        (described({"name": "icnet", "backbone": "resnet18"}), "does not tell its network's options and class count"),
+        (described({"name": "icnet", "options": 3, "num_classes": 2}), "does not tell its network's options"),
+        (described({"name": "icnet", "backbone": "vgg16", "num_classes": 2}), "resnet18, resnet34"),
+        (described({"name": "icnet", "options": {"backbone": "vgg16"}, "num_classes": 2}), "resnet18, resnet34"),
+        (described({"name": "icnet", "options": {"width": 8}, "num_classes": 2}), "model.options.width=8 is no option"),
     ],
 )
 def test_files_that_are_no_icnet_are_refused(tmp_path, content, words):

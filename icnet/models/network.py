@@ -1,0 +1,150 @@
+"""What every network says of itself, so that nobody else has to know it by name."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from icnet.errors import UserError
+from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD, ImageNormalizer
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument of a network's constructor that a user may choose.
+
+    Args:
+        default: Its value where nothing is given; what is given has to be of the same type.
+        choices: The allowed values; empty for all.
+    """
+
+    default: Any
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """What rebuilds a network: ``build_network(name, num_classes, **options)``; a checkpoint's ``model``.
+
+    Args:
+        name: Its name in ``icnet.models.NETWORKS``.
+        options: All of its options.
+        num_classes: Number of classes.
+    """
+
+    name: str
+    options: dict[str, Any]
+    num_classes: int
+
+
+class SegmentationNetwork(nn.Module):
+    """Base of all networks: a module that gives logits, and the facts that training, export and reports ask for.
+
+    A subclass takes ``num_classes`` and its options as keyword arguments, sets ``loss_weights``, and overrides what
+    differs from the defaults below. An entry in ``icnet.models.NETWORKS`` makes it known to all scripts.
+
+    Args:
+        num_classes: Number of classes.
+
+    Attributes:
+        options: The constructor's further arguments by name.
+        min_side: Shortest side of an image in pixels.
+        divisor: What both sides have to be a multiple of; 1 = anything.
+        loss_weights: The training outputs' names, and the weight of each in the loss unless ``loss.weights`` says else.
+        classifiers: How the names of those parameters begin whose shape depends on the number of classes.
+        mean: Of the input, per RGB channel, for images scaled to 0-1.
+        std: Likewise.
+
+    Shape:
+        Input (N, 3, H, W) normalised float. In evaluation mode returns logits (N, num_classes, H, W); in training mode
+        a dict with logits (N, num_classes, h, w) of any size for every name in ``loss_weights``.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {}
+    min_side: ClassVar[int] = 1
+    divisor: ClassVar[int] = 1
+    loss_weights: ClassVar[Mapping[str, float]]
+    classifiers: ClassVar[tuple[str, ...]] = ()
+    mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
+    std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    @classmethod
+    def title(cls, name: str, options: Mapping[str, Any]) -> str:
+        """Return what reports call the network.
+
+        Args:
+            name: Its name in ``NETWORKS``.
+            options: All of its options.
+        """
+        return name
+
+    @classmethod
+    def allowed_side(cls, side: int) -> int:
+        """Return the shortest side from ``side`` pixels on that the network takes."""
+        return -(-max(side, cls.min_side) // cls.divisor) * cls.divisor
+
+    def check_size(self, image: Tensor) -> None:
+        """Refuse an image that the network cannot take; for the beginning of ``forward``.
+
+        Args:
+            image: (N, 3, H, W).
+
+        Raises:
+            UserError: If a side is too short or no multiple of ``divisor``.
+        """
+        height, width = int(image.shape[2]), int(image.shape[3])
+        fit = self.allowed_side(height), self.allowed_side(width)
+        if min(height, width) < self.min_side:
+            raise UserError(
+                f"an image of {height}x{width} (height x width) is too small for {type(self).__name__}; "
+                f"give at least {self.allowed_side(1)}x{self.allowed_side(1)}, for example by resizing it"
+            )
+        if fit != (height, width):
+            raise UserError(
+                f"an image of {height}x{width} (height x width) does not suit {type(self).__name__}; "
+                f"give sides that are multiples of {self.divisor}, such as {fit[0]}x{fit[1]}"
+            )
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that are trained at ``optim.lr``: those that ImageNet weights exist for."""
+        backbone = self.imagenet_backbone()
+        return [] if backbone is None else list(backbone.parameters())
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return all other parameters, trained at ``optim.lr`` times ``optim.head_lr_mult``."""
+        backbone = {id(parameter) for parameter in self.backbone_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in backbone]
+
+    def imagenet_backbone(self) -> nn.Module | None:
+        """Return the part that ``model.backbone_weights`` are loaded into; None if there are no such weights."""
+        return None
+
+    def normalizer(self) -> ImageNormalizer:
+        """Return what turns uint8 images into the network's input."""
+        return ImageNormalizer(self.mean, self.std)
+
+    def batchnorm_pairs(self) -> Iterator[tuple[str, str]]:
+        """Yield the names of each convolution and the batch normalisation that is given nothing but its output.
+
+        Those are folded into one for inference; any other stays as it is. By default the pairs of neighbours in a
+        ``Sequential``; a network that runs only parts of one, or pairs modules of its own, overrides this.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Sequential):
+                children = list(module.named_children())
+                for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
+                    if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                        above = f"{name}." if name else ""
+                        yield above + first, above + second
+
+    def prepare_export(self, *, dynamic_size: bool) -> None:
+        """Get ready for being traced as ONNX; called on a copy that is used for nothing else.
+
+        Args:
+            dynamic_size: Whether height and width stay open in the graph, or are those of the traced image.
+        """
