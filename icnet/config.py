@@ -13,7 +13,6 @@ from icnet.errors import UserError
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 
-DATASETS = ("cityscapes", "camvid", "folder", "street")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -94,13 +93,14 @@ class StreetConfig:
 class DataConfig:
     """The data set, its augmentation and its loading."""
 
-    name: str = MISSING  # one of DATASETS
+    name: str = MISSING  # one of icnet.data.DATASETS
     root: str | None = None  # folder of the data set
     train_split: str = "train"
     val_split: str = "val"
     label_kind: str = "labelIds"  # labelIds | labelTrainIds (cityscapes)
     classes: str | None = None  # YAML of names and colours (folder)
     street: StreetConfig = field(default_factory=StreetConfig)
+    options: dict[str, Any] = field(default_factory=dict)  # what other data sets take: +data.options.KEY=VALUE
     crop_size: list[int] = field(default_factory=lambda: [960, 960])  # (H, W) of a training sample
     scale_range: list[int] = field(default_factory=lambda: [512, 2048])  # short side in pixels, drawn uniformly
     flip: float = 0.5  # probability of a horizontal flip
@@ -115,7 +115,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        _choose("data", self.name, DATASETS)
         _choose("data.label_kind", self.label_kind, ("labelIds", "labelTrainIds"))
         for key in ("crop_size", "scale_range"):
             pair = getattr(self, key)
@@ -377,7 +376,7 @@ def _overrides(schema: type, name: str, **nested: Any) -> Any:
 
 # eval.py's data keys. With ``data=checkpoint``, which has no name, those that are given replace the checkpoint's.
 StreetOverrides: Any = _overrides(StreetConfig, "StreetOverrides")
-DataOverrides: Any = _overrides(DataConfig, "DataOverrides", street=StreetOverrides)
+DataOverrides: Any = _overrides(DataConfig, "DataOverrides", street=StreetOverrides, options=dict)
 
 
 @dataclass
