@@ -1,6 +1,5 @@
 """From configuration to an evaluation."""
 
-import json
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ from omegaconf import OmegaConf
 from icnet.config import DataConfig, EvalConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
+from icnet.deploy import Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
-from icnet.deploy.onnx_session import ONNX_SUFFIX
 from icnet.deploy.scoring import EvaluationTask
-from icnet.deploy.segmenter import OnnxSegmenter, Segmenter, open_segmenter
 from icnet.errors import UserError
 from icnet.factory.data import data_title
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, trainer_arguments, validation_batches
-from icnet.models.checkpoints import read_checkpoint, sha256
+from icnet.models.checkpoints import sha256
 from icnet.run.paths import EXTREMES
 from icnet.training.callbacks.extreme_images import ExtremeImages
+
+PUBLISHED_DATA = {"name": "cityscapes"}
+"""What the published ``.pth`` files, which do not tell, were trained on."""
 
 
 def evaluation_data(config: EvalConfig) -> DataConfig:
@@ -35,7 +36,7 @@ def evaluation_data(config: EvalConfig) -> DataConfig:
     given = _given(config.data)
     own: dict[str, Any] = {}
     if "name" not in given:
-        own = _data_of(Path(config.ckpt or "")) or {"name": "cityscapes"}  # what published .pth files were trained on
+        own = open_segmenter(Path(config.ckpt or ""), torch.device("cpu")).data or PUBLISHED_DATA
         strange = own.keys() - {key.name for key in fields(DataConfig)}
         if strange:
             raise UserError(
@@ -57,12 +58,6 @@ def _given(overrides: object) -> dict[str, Any]:
         elif value is not None:
             given[key] = value
     return given
-
-
-def _data_of(path: Path) -> dict[str, Any]:
-    if path.suffix == ONNX_SUFFIX:
-        return json.loads(OnnxSegmenter(path).meta.get("data", "{}"))
-    return read_checkpoint(path).meta.get("data", {})
 
 
 def evaluation_task(config: EvalConfig, classes: ClassTable, run: Path) -> EvaluationTask:
@@ -119,7 +114,7 @@ def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter)
         "runtime": segmenter.runtime,
         "data": data_title(data),
         "split": data.val_split,
-        "model": f"icnet_{segmenter.meta['backbone']}",
+        "model": segmenter.network,
         "seed": config.seed,
         "config": asdict(config) | {"data": asdict(data)},
     }
