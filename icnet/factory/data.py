@@ -68,11 +68,11 @@ def data_module(data: DataConfig, seed: int, *, train: bool = True) -> Segmentat
         UserError: If the data set is not where it should be, or not as it should be.
     """
     source = data_set(data)
+    classes, table = source.classes, source.label_table  # before the samples: a bad list of classes is said first
 
     def dataset(split: str, transform: Callable[..., dict[str, Any]] | None) -> SegmentationDataset:
         title = f"{source.title or data.name}, {split}"
-        samples = source.list_samples(split)
-        return SegmentationDataset(samples, source.classes, source.label_table, transform, seed=seed, title=title)
+        return SegmentationDataset(source.list_samples(split), classes, table, transform, seed=seed, title=title)
 
     height, width = data.crop_size
     smallest, largest = data.scale_range
