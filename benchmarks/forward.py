@@ -20,7 +20,7 @@ from icnet import factory
 from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.data.street import draw_scene
-from icnet.deploy.segmenter import TorchSegmenter
+from icnet.deploy.torch_segmenter import TorchSegmenter
 from icnet.models.modules import ImageNormalizer
 from icnet.models.published import from_reference
 

@@ -15,7 +15,6 @@ from icnet.keys import REQUIRED, Keys, Range, key
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
 
-DATASETS = ("cityscapes", "camvid", "folder", "street")
 OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -69,7 +68,7 @@ class StreetConfig(Keys, above="data.street."):
 class DataConfig(Keys, above="data."):
     """The data set, its augmentation and its loading."""
 
-    name: str = key(REQUIRED, "which data set; data=NAME chooses it", choices=DATASETS)
+    name: str = key(REQUIRED, "which data set, by its name in icnet.data.DATASETS; data=NAME chooses it")
     root: str | None = key(None, "folder of the data set", affects_result=False)
     train_split: str = key("train", "split to train on")
     val_split: str = key("val", "split to validate or evaluate on")
@@ -77,6 +76,7 @@ class DataConfig(Keys, above="data."):
     label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
     classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
     street: StreetConfig = key(StreetConfig, "the embedded synthetic scenes (data=street)")
+    options: dict[str, Any] = key(dict, "what other data sets take: +data.options.KEY=VALUE")
     crop_size: list[int] = key([960, 960], "size of a training sample", unit="pixels (H, W)", low=1, pair="[512,1024]")
     scale_range: list[int] = key(
         [512, 2048], "short side before the crop, drawn uniformly", unit="pixels", low=1, pair="[512,1024]"
@@ -368,7 +368,7 @@ def _overrides(schema: type, name: str, **nested: Any) -> Any:
 
 # eval.py's data keys. With ``data=checkpoint``, which has no name, those that are given replace the checkpoint's.
 StreetOverrides: Any = _overrides(StreetConfig, "StreetOverrides")
-DataOverrides: Any = _overrides(DataConfig, "DataOverrides", street=StreetOverrides)
+DataOverrides: Any = _overrides(DataConfig, "DataOverrides", street=StreetOverrides, options=dict)
 
 
 @dataclass

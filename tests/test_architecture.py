@@ -11,7 +11,7 @@ SCRIPTS = ("train", "eval", "export", "demo")
 # Each room and the rooms below it that it may import; a module of the package's top is a room of its own.
 STANDS_ON = {"icnet.errors", "icnet.config", "icnet.run"}
 BELOW = {
-    "icnet": set(),
+    "icnet": {"icnet.deploy", "icnet.errors"},
     "icnet.errors": set(),
     "icnet.keys": {"icnet.errors"},
     "icnet.config": {"icnet.errors", "icnet.keys"},

@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
-from icnet.data.dataset import SamplePaths, check_root, check_split, pair_up
+from icnet.data import street
+from icnet.data.base import DataSet, SamplePaths, pair_up
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID, train_id_table
 from icnet.errors import UserError
 
 ROOT_VARIABLE = "CITYSCAPES_DATASET"  # the convention of cityscapesScripts
-HOLDS = "leftImg8bit/ and gtFine/"
 SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 
 LABEL_TABLES: dict[str, np.ndarray] = {
@@ -29,56 +30,67 @@ LABEL_TABLES: dict[str, np.ndarray] = {
 """(256,) int16 stored id to train id, by kind of label file."""
 
 
-def resolve_root(root: str | None) -> Path:
-    """Find the data set: ``data.root`` or else the environment variable CITYSCAPES_DATASET.
-
-    Raises:
-        UserError: Neither is set, or the folder is not there or not in the official layout.
-    """
-    origin = "data.root" if root else f"the environment variable {ROOT_VARIABLE}"
-    given = root or os.environ.get(ROOT_VARIABLE)
-    fix = f"set data.root or {ROOT_VARIABLE} to the folder that holds {HOLDS}, or try data=street, which needs no files"
-    if not given:
-        raise UserError(f"neither data.root nor the environment variable {ROOT_VARIABLE} is set; {fix}")
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{origin} is {given}, which is not a folder; {fix}")
-    if not (folder / "leftImg8bit").is_dir():
-        raise UserError(f"{origin} is {given}, which holds no leftImg8bit folder; {fix}")
-    return folder
-
-
-def list_samples(root: Path, split: str, label_kind: str = "labelIds") -> list[SamplePaths]:
-    """List the images of a split with their label files.
+class Cityscapes(DataSet):
+    """Cityscapes; its samples are named such as ``frankfurt_000000_000294``, those of test may lack labels.
 
     Args:
-        root: The folder that holds leftImg8bit/ and gtFine/.
-        split: train, val, trainval or test; the images of test may lack labels.
+        root: The folder that holds leftImg8bit/ and gtFine/; None for what the environment variable
+            CITYSCAPES_DATASET says. Drawn street scenes in it give the data set their title.
         label_kind: labelIds or labelTrainIds.
-
-    Returns:
-        Samples sorted by path, named such as ``frankfurt_000000_000294``.
-
-    Raises:
-        UserError: The split is unknown or empty, or images and labels do not match.
     """
-    check_split(split, tuple(SPLITS))
-    check_root(root, HOLDS)
-    return [sample for part in SPLITS[split] for sample in _list_part(root, part, label_kind)]
 
+    holds = "leftImg8bit/ and gtFine/"
+    options = ("label_kind",)
+    label_folders = ("gtFine", "gtCoarse")
+    splits = tuple(SPLITS)
+    classes = CITYSCAPES_CLASSES
 
-def _list_part(root: Path, split: str, label_kind: str) -> list[SamplePaths]:
-    images = _by_name(root / "leftImg8bit" / split, "_leftImg8bit.png")
-    if not images:
-        raise UserError(
-            f"data.root={root} holds no leftImg8bit/{split}/<city>/*_leftImg8bit.png; set data.root or {ROOT_VARIABLE} "
-            f"to the folder that holds {HOLDS}, or try data=street, which needs no files"
+    def __init__(self, root: str | Path | None = None, label_kind: str = "labelIds") -> None:
+        super().__init__(root or os.environ.get(ROOT_VARIABLE))
+        self.label_kind = label_kind
+        self._origin = "data.root" if root else f"the environment variable {ROOT_VARIABLE}"
+        if self.root and street.is_synthetic(Path(self.root)):
+            self.title = street.NAME
+
+    @property
+    @override
+    def label_table(self) -> np.ndarray:
+        return LABEL_TABLES[self.label_kind]
+
+    @override
+    def folder(self) -> Path:
+        fix = (
+            f"set data.root or {ROOT_VARIABLE} to the folder that holds {self.holds}, "
+            "or try data=street, which needs no files"
         )
-    masks = _by_name(root / "gtFine" / split, f"_gtFine_{label_kind}.png")
-    hint = f"each leftImg8bit file needs its gtFine {label_kind} file: unpack both official archives into {root}"
-    if label_kind == "labelTrainIds":
-        hint += ", make the files with csCreateTrainIdLabelImgs, or use data.label_kind=labelIds"
-    return pair_up(images, masks, hint=hint, unlabelled=split == "test")
+        if not self.root:
+            raise UserError(f"neither data.root nor the environment variable {ROOT_VARIABLE} is set; {fix}")
+        folder = Path(self.root).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{self._origin} is {self.root}, which is not a folder; {fix}")
+        if not (folder / "leftImg8bit").is_dir():
+            raise UserError(f"{self._origin} is {self.root}, which holds no leftImg8bit folder; {fix}")
+        return folder
+
+    @override
+    def list_samples(self, split: str) -> list[SamplePaths]:
+        folder = self.folder()
+        self.check_split(split)
+        return [sample for part in SPLITS[split] for sample in self._list_part(folder, part)]
+
+    def _list_part(self, folder: Path, split: str) -> list[SamplePaths]:
+        images = _by_name(folder / "leftImg8bit" / split, "_leftImg8bit.png")
+        if not images:
+            raise UserError(
+                f"data.root={folder} holds no leftImg8bit/{split}/<city>/*_leftImg8bit.png; set data.root or "
+                f"{ROOT_VARIABLE} to the folder that holds {self.holds}, or try data=street, which needs no files"
+            )
+        masks = _by_name(folder / "gtFine" / split, f"_gtFine_{self.label_kind}.png")
+        hint = f"each leftImg8bit file needs its gtFine {self.label_kind} file: unpack both official archives into "
+        hint += str(folder)
+        if self.label_kind == "labelTrainIds":
+            hint += ", make the files with csCreateTrainIdLabelImgs, or use data.label_kind=labelIds"
+        return pair_up(images, masks, hint=hint, unlabelled=split == "test")
 
 
 def _by_name(folder: Path, suffix: str) -> dict[str, Path]:

@@ -2,10 +2,10 @@
 
 import random
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from icnet.data.base import SamplePaths
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
 
@@ -30,68 +31,6 @@ TAIL = 4096
 
 # https://www.w3.org/TR/png-3/#11IHDR: byte 24 is the bit depth, byte 25 the colour type.
 PNG_COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
-
-
-class SamplePaths(NamedTuple):
-    """Where one sample lies; ``mask`` is None for images without labels."""
-
-    name: str
-    image: Path
-    mask: Path | None
-
-
-def check_root(root: str | Path | None, holds: str) -> Path:
-    """Turn ``data.root`` into an existing folder.
-
-    Args:
-        root: What the user gave.
-        holds: What the folder has to hold, for the message.
-
-    Raises:
-        UserError: No folder was given, or it does not exist.
-    """
-    if not root:
-        raise UserError(f"data.root is not given; set it to the folder that holds {holds}, or try data=street")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"data.root={root} is not a folder; give the folder that holds {holds}, or try data=street")
-    return folder
-
-
-def check_split(split: str, known: Sequence[str]) -> None:
-    """Refuse names of splits that the data set does not have.
-
-    Raises:
-        UserError: ``split`` is not in ``known``.
-    """
-    if split not in known:
-        raise UserError(
-            f"split {split} is unknown; set data.train_split and data.val_split to one of {', '.join(known)}"
-        )
-
-
-def pair_up(
-    images: Mapping[str, Path], masks: Mapping[str, Path], *, hint: str, unlabelled: bool = False
-) -> list[SamplePaths]:
-    """Match images to label masks by name.
-
-    Args:
-        images: Name to image file.
-        masks: Name to mask file, under the same names.
-        hint: What to do about unmatched files; ends the message.
-        unlabelled: Whether images may lack a mask.
-
-    Returns:
-        One entry per image, sorted by path.
-
-    Raises:
-        UserError: There are images without mask, or masks without image.
-    """
-    for some, others, what, lacks in ((images, masks, "image", "label"), (masks, images, "label", "image")):
-        alone = sorted(some[name] for name in some.keys() - others.keys())
-        if alone and not (unlabelled and some is images):
-            raise UserError(f"{len(alone)} {what} file(s) have no {lacks}, the first is {alone[0]}; {hint}")
-    return [SamplePaths(name, path, masks.get(name)) for name, path in sorted(images.items(), key=lambda item: item[1])]
 
 
 def _read(path: Path) -> bytes:

@@ -15,59 +15,85 @@
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import yaml
+from typing_extensions import override
 
-from icnet.data.dataset import SamplePaths, check_root, check_split, pair_up
+from icnet.data.base import DataSet, SamplePaths, pair_up
 from icnet.data.labels import IGNORE_INDEX, ClassTable, train_id_table
 from icnet.errors import UserError
 
-HOLDS = "images/<split>/, masks/<split>/ and classes.yaml"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_CLASSES = IGNORE_INDEX  # ids 0-254
 
 
-def list_samples(root: str | Path | None, split: str) -> list[SamplePaths]:
-    """List the images of a split with their masks.
+class Folder(DataSet):
+    """A person's own data; its samples are named after their files.
 
     Args:
         root: The folder that holds images/ and masks/.
-        split: Name of a folder below images/ and masks/.
-
-    Returns:
-        Samples sorted by path, named after their files.
-
-    Raises:
-        UserError: The folder or split is missing or empty, two images share a name, or images and masks do not match.
+        classes: The YAML file; None = ``classes.yaml`` in ``root``.
     """
-    folder = check_root(root, HOLDS)
-    known = sorted(path.name for path in folder.glob("images/*") if path.is_dir())
-    if not known:
-        raise UserError(f"data.root={root} holds no images/<split> folder; give the folder that holds {HOLDS}")
-    check_split(split, known)
-    images: dict[str, Path] = {}
-    for path in sorted((folder / "images" / split).iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in images:
-                raise UserError(
-                    f"{images[path.stem]} and {path.name} share one mask name; rename or remove one of them"
-                )
-            images[path.stem] = path
-    if not images:
-        raise UserError(f"{folder / 'images' / split} holds no image; put {', '.join(IMAGE_SUFFIXES)} files there")
-    masks = {path.stem: path for path in (folder / "masks" / split).glob("*.png")}
-    return pair_up(images, masks, hint=f"images/{split}/NAME.jpg (or .png) needs masks/{split}/NAME.png")
+
+    holds = "images/<split>/, masks/<split>/ and classes.yaml"
+    options = ("classes",)
+    private_options = ("classes",)
+    label_folders = ("masks",)
+
+    def __init__(self, root: str | Path | None = None, classes: str | Path | None = None) -> None:
+        super().__init__(root)
+        self._file = classes
+
+    @property
+    @override
+    def classes(self) -> ClassTable:
+        return self._classes_and_table[0]
+
+    @property
+    @override
+    def label_table(self) -> np.ndarray:
+        return self._classes_and_table[1]
+
+    @property
+    @override
+    def splits(self) -> list[str]:
+        return sorted(path.name for path in self.folder().glob("images/*") if path.is_dir())
+
+    @cached_property
+    def _classes_and_table(self) -> tuple[ClassTable, np.ndarray]:
+        return read_classes(Path(self._file).expanduser() if self._file else self.folder() / "classes.yaml")
+
+    @override
+    def list_samples(self, split: str) -> list[SamplePaths]:
+        folder = self.folder()
+        if not self.splits:
+            raise UserError(
+                f"data.root={self.root} holds no images/<split> folder; give the folder that holds {self.holds}"
+            )
+        self.check_split(split)
+        images: dict[str, Path] = {}
+        for path in sorted((folder / "images" / split).iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                if path.stem in images:
+                    raise UserError(
+                        f"{images[path.stem]} and {path.name} share one mask name; rename or remove one of them"
+                    )
+                images[path.stem] = path
+        if not images:
+            raise UserError(f"{folder / 'images' / split} holds no image; put {', '.join(IMAGE_SUFFIXES)} files there")
+        masks = {path.stem: path for path in (folder / "masks" / split).glob("*.png")}
+        return pair_up(images, masks, hint=f"images/{split}/NAME.jpg (or .png) needs masks/{split}/NAME.png")
 
 
-def load_classes(root: str | Path | None, path: str | Path | None = None) -> tuple[ClassTable, np.ndarray]:
-    """Read the list of classes.
+def read_classes(file: Path) -> tuple[ClassTable, np.ndarray]:
+    """Read a list of classes.
 
     Args:
-        root: The folder of the data set.
-        path: The YAML file (``data.classes``); None = ``classes.yaml`` in ``root``.
+        file: A YAML file as described above.
 
     Returns:
         The class table, and (256,) int16 stored id to train id (255 = ignored, -1 = not allowed).
@@ -75,7 +101,6 @@ def load_classes(root: str | Path | None, path: str | Path | None = None) -> tup
     Raises:
         UserError: The file is missing or does not describe classes as above.
     """
-    file = Path(path).expanduser() if path else check_root(root, HOLDS) / "classes.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):

@@ -10,14 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icnet.data import drawing
 from icnet.data.dataset import read_image
-from icnet.deploy.inference import Inference
-from icnet.deploy.segmenter import Segmenter
-from icnet.deploy.trained_network import trained_on
+from icnet.deploy.api import Model
 from icnet.errors import UserError
 from icnet.run.results import device_name
 
@@ -35,16 +32,12 @@ class Demo:
     video ``<name>_overlay.mp4``, and once ``legend.png`` with the classes that occurred.
 
     Args:
-        segmenter: What segments.
-        inference: How: scales, flip, windows.
-        device: Where the segmenter is.
+        model: What segments.
         output: The folder to write to.
         alpha: Opacity of the colours on the overlay, 0-1.
     """
 
-    segmenter: Segmenter
-    inference: Inference
-    device: torch.device
+    model: Model
     output: Path
     alpha: float = 0.5
     images: int = field(default=0, init=False)  # images and frames done
@@ -82,7 +75,7 @@ class Demo:
             for path, name in zip(inputs, names, strict=True):
                 (self._video if _is_video(path) else self._image)(path, name, advance)
             progress.update(bar, total=self.images)  # some videos miscount their frames
-        _write_image(self.output / LEGEND, drawing.legend(self.segmenter.classes, self._present))
+        _write_image(self.output / LEGEND, drawing.legend(self.model.classes, self._present))
         self.total_seconds = time.perf_counter() - start
 
     def summary(self) -> str:
@@ -90,10 +83,10 @@ class Demo:
         # The first image pays for memory, kernels and caches; it counts only if there is no other.
         timed = self.seconds[1:] or self.seconds
         return (
-            f"{self.images} images; network {len(timed) / sum(timed):.2f} images/s ({self.segmenter.runtime}) "
-            f"on {device_name(self.device)}, "
+            f"{self.images} images; network {len(timed) / sum(timed):.2f} images/s ({self.model.runtime}) "
+            f"on {device_name(self.model.device)}, "
             f"with reading and writing {self.images / self.total_seconds:.2f} images/s; "
-            f"model trained on {trained_on(self.segmenter.meta)}; results in {self.output}"
+            f"model trained on {self.model.trained_on}; results in {self.output}"
         )
 
     def segment(self, image: np.ndarray) -> np.ndarray:
@@ -106,8 +99,7 @@ class Demo:
             (H, W) uint8 train ids.
         """
         start = time.perf_counter()
-        batch = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)[None]
-        mask: np.ndarray = self.inference(self.segmenter, batch)[0].argmax(0).to(torch.uint8).cpu().numpy()
+        mask = self.model(image)
         self.seconds.append(time.perf_counter() - start)  # the copy to the CPU has waited for the device
         self._present.update(np.flatnonzero(np.bincount(mask.ravel())).tolist())
         return mask
@@ -126,10 +118,9 @@ class Demo:
     def _image(self, path: Path, name: str, advance: Callable[[], None]) -> None:
         image = read_image(path)
         mask = self.segment(image)
-        classes = self.segmenter.classes
         overlay, labels, ids = (self.output / file for file in _result_files(path, name))
-        _write_image(overlay, drawing.overlay(image, mask, classes, self.alpha))
-        _write_image(labels, classes.colorize(mask))
+        _write_image(overlay, self.model.overlay(image, mask, self.alpha))
+        _write_image(labels, self.model.colorize(mask))
         _write_image(ids, mask)
         advance()
 
@@ -147,7 +138,7 @@ class Demo:
                     if not writer.isOpened():
                         raise UserError(f"{target} cannot be written; choose another folder with output=FOLDER")
                 mask = self.segment(frame)
-                writer.write(drawing.overlay(frame, mask, self.segmenter.classes, self.alpha)[..., ::-1])
+                writer.write(self.model.overlay(frame, mask, self.alpha)[..., ::-1])
                 advance()
         finally:
             source.release()

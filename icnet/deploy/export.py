@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import icnet
+from icnet.data import public_description
 from icnet.deploy.onnx_graph import complete, compute_shapes, convert, import_onnx, newest_opset
 from icnet.deploy.onnx_session import ONNX_SUFFIX
 from icnet.deploy.trained_network import Network, trained_on
@@ -34,7 +35,6 @@ from icnet.models.network import SegmentationNetwork
 OLDEST_OPSET = 11  # the first whose Resize aligns corners
 TRACED_OPSET = 20  # the newest that torch's TorchScript exporter writes (torch 2.9 to 2.13)
 HEADS = ("logits", "argmax")
-TOLD_OF_DATA = ("name", "val_split", "label_kind", "street")  # what eval.py needs; no paths, which may be private
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,6 @@ def export_verified(model: Network, path: Path, spec: GraphSpec, images: str | N
 def describe(model: Network) -> dict[str, str]:
     """Return the metadata that make an ``.onnx`` file independent of its checkpoint: plain strings or JSON."""
     meta = model.checkpoint.meta
-    data = meta.get("data") or {}
-    told = [key for key in TOLD_OF_DATA if key in data and (key != "street" or data.get("name") == "street")]
     return {
         "names": json.dumps(model.classes.names),
         "palette": json.dumps(model.classes.palette),
@@ -173,7 +171,7 @@ def describe(model: Network) -> dict[str, str]:
         "divisor": str(model.net.divisor),
         "icnet_version": icnet.__version__,
         "trained_with_version": str(meta.get("version", "unknown")),
-        "data": json.dumps({key: data[key] for key in told}),
+        "data": json.dumps(public_description(meta.get("data") or {})),
         "data_title": trained_on(meta),
         "checkpoint": model.checkpoint.path.name,
         "checkpoint_sha256": sha256(model.checkpoint.path),

@@ -37,6 +37,11 @@ class Inference:
         self.flip = flip
         self.window = None if sliding_window is None else (sliding_window[0], sliding_window[1])
 
+    @property
+    def averages(self) -> bool:
+        """Whether the scores are probabilities; logits otherwise."""
+        return self.scales != (1.0,) or self.flip or self.window is not None
+
     def __call__(self, segment: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         """Segment a batch.
 
@@ -58,7 +63,7 @@ class Inference:
                 f"eval.sliding_window={list(self.window)} is no window; "
                 f"give [height,width] of at least {_min_side(segment)} pixels each{multiple}"
             )
-        if self.scales == (1.0,) and not self.flip and self.window is None:
+        if not self.averages:
             return _resize(segment(_scaled(image, 1.0, segment)), size)
         return _mean(self._views(segment, image, size))
 

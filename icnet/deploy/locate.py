@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from icnet import npu
+from icnet.deploy import RUNTIMES
 from icnet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
         if given and path.is_dir():
             raise UserError(f"ckpt={given} is a folder; give a file, such as ckpt={_checkpoint_in(path)}")
         if not path.is_file():
-            raise UserError(f"ckpt={given} does not exist; give the path of a .ckpt, .pth or .onnx file")
+            raise UserError(f"ckpt={given} does not exist; give the path of a file that ends in {', '.join(RUNTIMES)}")
         return path
     folders = (outputs, outputs.with_name("multirun"))
     for name, title in (("best.ckpt", "best checkpoint"), ("last.ckpt", "last.ckpt, as there is no best.ckpt")):

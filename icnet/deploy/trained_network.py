@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icnet.data import street
+from icnet.data import DATASETS
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
 from icnet.errors import UserError
 from icnet.models import NETWORKS, build_network
@@ -66,7 +66,7 @@ def trained_on(meta: Mapping[str, Any]) -> str:
         data = json.loads(data)
     name = data.get("name", "unknown data")
     title = meta.get("data_title") or data.get("title")
-    return str(title or (street.NAME if name == "street" else name))
+    return str(title or (name in DATASETS and DATASETS[name].title) or name)
 
 
 def model_title(meta: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnet.data import DATASETS
 from icnet.data.dataset import read_image
 from icnet.data.street import draw_scene
 from icnet.deploy.onnx_session import open_session
@@ -139,9 +141,9 @@ def _samples(pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], b
 
 def _pictures(folder: Path) -> Iterator[Path]:
     """Yield the image files below a folder, not the ground truth of the data sets' layouts."""
+    labels = {pattern for data_set in DATASETS.values() for pattern in data_set.label_folders}
     for place, folders, files in os.walk(folder):
-        # gtFine (Cityscapes), masks (folder), trainannot (CamVid)
-        folders[:] = sorted(f for f in folders if f not in ("gtFine", "gtCoarse", "masks") and not f.endswith("annot"))
+        folders[:] = sorted(name for name in folders if not any(fnmatch(name, pattern) for pattern in labels))
         for file in sorted(files):
             if file.lower().endswith(PICTURE_SUFFIXES):
                 yield Path(place) / file

@@ -1,58 +1,45 @@
 """From configuration to data."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from icnet.config import DataConfig
-from icnet.data import camvid, cityscapes, folder, street
+from icnet.data import DataSet, find_data_set
 from icnet.data.datamodule import SegmentationDataModule
-from icnet.data.dataset import SamplePaths, SegmentationDataset
-from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, ClassTable
+from icnet.data.dataset import SegmentationDataset
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
+
+CONFIGURED = ("label_kind", "classes", "street")
+"""Options of data sets that have a key of their own; those of others are in ``data.options``."""
+
+
+def data_set(data: DataConfig) -> DataSet:
+    """Return the data set that is asked for; nothing of it is read yet.
+
+    Raises:
+        UserError: If there is none of that name, or it does not have an option that is given.
+    """
+    kind = find_data_set(data.name)
+    known = [option for option in kind.options if option not in CONFIGURED]
+    strange = next((option for option in data.options if option not in known), None)
+    if strange is not None:
+        fix = f"known are {', '.join(known)}" if known else "it has none"
+        raise UserError(f"data.options.{strange} is no option of data={data.name}; {fix}")
+    given = asdict(data)
+    own = {option: given[option] for option in CONFIGURED if option in kind.options}
+    return kind(data.root, **own, **given["options"])
 
 
 def data_title(data: DataConfig) -> str:
     """Return how tables and logs call the data set; synthetic data is marked, also where it is read as Cityscapes."""
-    root = data.root or os.environ.get(cityscapes.ROOT_VARIABLE)
-    drawn = data.name == "cityscapes" and root is not None and street.is_synthetic(Path(root))
-    return street.NAME if data.name == "street" or drawn else data.name
+    return data_set(data).title or data.name
 
 
 def prepare_data(data: DataConfig) -> None:
-    """Draw the street scenes if they are asked for and not there; several processes may do so at a time."""
-    if data.name == "street":
-        scenes = {"train": data.street.train, "val": data.street.val}
-        street.generate(_street_root(data), scenes, data.street.height, data.street.width, data.street.seed)
-
-
-def _street_root(data: DataConfig) -> Path:
-    if not data.root:
-        raise UserError("data.root is empty; give the folder where the street scenes are, or are to be, drawn")
-    return Path(data.root)
-
-
-def _classes_and_table(data: DataConfig) -> tuple[ClassTable, np.ndarray]:
-    if data.name == "camvid":
-        return CAMVID_CLASSES, camvid.LABEL_TABLE
-    if data.name == "folder":
-        return folder.load_classes(data.root, data.classes)
-    kind = "labelIds" if data.name == "street" else data.label_kind
-    return CITYSCAPES_CLASSES, cityscapes.LABEL_TABLES[kind]
-
-
-def _samples(data: DataConfig, split: str) -> list[SamplePaths]:
-    if data.name == "camvid":
-        return camvid.list_samples(data.root, split)
-    if data.name == "folder":
-        return folder.list_samples(data.root, split)
-    if data.name == "street":
-        return cityscapes.list_samples(_street_root(data), split)
-    return cityscapes.list_samples(cityscapes.resolve_root(data.root), split, data.label_kind)
+    """Make what has to be made of the data; call it once, before any process of a group looks for it."""
+    data_set(data).prepare()
 
 
 def batches_per_epoch(samples: int, batch_size: int, limit: float | int | None) -> int:
@@ -80,13 +67,16 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
     Raises:
         UserError: If the data set is not where it should be, or not as it should be.
     """
-    classes, table = _classes_and_table(data)
+    source = data_set(data)
+    classes, table = source.classes, source.label_table  # before the samples: a bad list of classes is said first
 
     def dataset(
         split: str, transform: Callable[..., dict[str, Any]] | None, first: int | None = None
     ) -> SegmentationDataset:
-        title = f"{data_title(data)}, {split}"
-        return SegmentationDataset(_samples(data, split)[:first], classes, table, transform, seed=seed, title=title)
+        title = f"{source.title or data.name}, {split}"
+        return SegmentationDataset(
+            source.list_samples(split)[:first], classes, table, transform, seed=seed, title=title
+        )
 
     height, width = data.crop_size
     smallest, largest = data.scale_range

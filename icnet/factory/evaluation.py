@@ -1,6 +1,5 @@
 """From configuration to an evaluation."""
 
-import json
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from omegaconf import OmegaConf
 from icnet.config import RENAMED, DataConfig, EvalConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
+from icnet.deploy import Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
 from icnet.deploy.scoring import EvaluationTask
-from icnet.deploy.segmenter import Segmenter, open_segmenter
-from icnet.deploy.trained_network import model_title
 from icnet.errors import UserError
 from icnet.factory.data import data_title
 from icnet.factory.devices import device_arguments, group_plugins
@@ -24,6 +22,9 @@ from icnet.factory.trainer import limit, trainer_arguments, validation_batches
 from icnet.models.checkpoints import sha256
 from icnet.run.paths import EXTREMES
 from icnet.training.callbacks.extreme_images import ExtremeImages
+
+PUBLISHED_DATA = {"name": "cityscapes"}
+"""What the published ``.pth`` files, which do not tell, were trained on."""
 
 
 def open_evaluated(config: EvalConfig) -> Segmenter:
@@ -44,7 +45,7 @@ def evaluation_data(config: EvalConfig, segmenter: Segmenter) -> DataConfig:
     given = _given(config.data)
     own: dict[str, Any] = {}
     if "name" not in given:
-        own = _data_of(segmenter) or {"name": "cityscapes"}  # what published .pth files were trained on
+        own = segmenter.data or PUBLISHED_DATA
         own = {key: value for key, value in own.items() if f"data.{key}" not in RENAMED}
         strange = own.keys() - {key.name for key in fields(DataConfig)}
         if strange:
@@ -67,11 +68,6 @@ def _given(overrides: object) -> dict[str, Any]:
         elif value is not None:
             given[key] = value
     return given
-
-
-def _data_of(segmenter: Segmenter) -> dict[str, Any]:
-    data = segmenter.meta.get("data") or {}
-    return json.loads(data) if isinstance(data, str) else data  # the metadata of .onnx files are text
 
 
 def evaluation_task(config: EvalConfig, segmenter: Segmenter, classes: ClassTable) -> EvaluationTask:
@@ -127,7 +123,7 @@ def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter)
         "runtime": segmenter.runtime,
         "data": data_title(data),
         "split": data.val_split,
-        "model": model_title(segmenter.meta),
+        "model": segmenter.network,
         "seed": config.seed,
         "config": asdict(config) | {"data": asdict(data)},
     }

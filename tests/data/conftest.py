@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from icnet.data.dataset import SamplePaths, SegmentationDataset
+from icnet.data.base import SamplePaths
+from icnet.data.dataset import SegmentationDataset
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, LABEL_ID_TO_TRAIN_ID
 
 SIZE = (24, 48)  # (H, W)

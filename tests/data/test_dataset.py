@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from icnet.data import dataset as module
-from icnet.data.dataset import SamplePaths, SegmentationDataset, read_image, read_mask
+from icnet.data.base import SamplePaths
+from icnet.data.dataset import SegmentationDataset, read_image, read_mask
 from icnet.data.labels import CITYSCAPES_CLASSES, LABEL_ID_TO_TRAIN_ID, ClassTable, train_id_table
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from icnet.data.dataset import SegmentationDataset
-from icnet.data.folder import list_samples, load_classes
+from icnet.data.folder import Folder
 from icnet.errors import UserError
 
 ROAD = "{name: road, color: [128, 64, 128]}"
 
 
 def test_folder_gives_samples(folder_root: Path) -> None:
-    samples = list_samples(folder_root, "train")
-    classes, table = load_classes(folder_root)
+    own = Folder(folder_root)
+    samples, classes, table = own.list_samples("train"), own.classes, own.label_table
     assert [sample.image.name for sample in samples] == ["a.png", "b.JPG"]
     item = SegmentationDataset(samples, classes, table)[1]
     assert item["image"].shape == (3, *item["mask"].shape)
@@ -26,7 +26,8 @@ def test_folder_gives_samples(folder_root: Path) -> None:
 def test_classes_file_may_lie_elsewhere_with_categories_and_ignored_ids(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("classes: [{name: road, color: [1, 2, 3], category: flat}]\nignore: [7, 9]")
-    classes, table = load_classes(None, file)
+    own = Folder(None, file)
+    classes, table = own.classes, own.label_table
     assert classes.categories == ("flat",)
     assert {value: int(table[value]) for value in np.flatnonzero(table >= 0).tolist()} == {
         0: 0,
@@ -60,7 +61,7 @@ def test_classes_file_may_lie_elsewhere_with_categories_and_ignored_ids(tmp_path
 def test_bad_classes_file_is_explained(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "classes.yaml").write_text(text)
     with pytest.raises(UserError, match=said) as caught:
-        load_classes(tmp_path)
+        _ = Folder(tmp_path).classes
     assert "classes.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -68,26 +69,26 @@ def test_bad_classes_file_is_explained(tmp_path: Path, text: str, said: str) -> 
 def test_missing_classes_file_names_key(folder_root: Path) -> None:
     (folder_root / "classes.yaml").unlink()
     with pytest.raises(UserError, match=r"classes\.yaml cannot be read; .*data\.classes"):
-        load_classes(folder_root)
+        _ = Folder(folder_root).classes
 
 
 def test_unknown_split_lists_known(folder_root: Path) -> None:
     with pytest.raises(UserError, match="split test is unknown; .*train, val"):
-        list_samples(folder_root, "test")
+        Folder(folder_root).list_samples("test")
 
 
 def test_folder_without_images_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no images/<split> folder"):
-        list_samples(tmp_path, "train")
+        Folder(tmp_path).list_samples("train")
 
 
 def test_two_images_of_one_name_are_refused(folder_root: Path) -> None:
     (folder_root / "images/train/a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.jpg and a\.png share one mask name"):
-        list_samples(folder_root, "train")
+        Folder(folder_root).list_samples("train")
 
 
 def test_image_without_mask_is_named(folder_root: Path) -> None:
     (folder_root / "masks/train/b.png").unlink()
     with pytest.raises(UserError, match=r"1 image file.*b\.JPG; .*masks/train/NAME\.png"):
-        list_samples(folder_root, "train")
+        Folder(folder_root).list_samples("train")

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import icnet
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy.demo import Demo, find_inputs, result_names
-from icnet.deploy.inference import Inference
-from icnet.deploy.segmenter import open_segmenter
 from icnet.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +35,7 @@ def write_video(path, frames=3, fps=12.0):
 
 @pytest.fixture
 def demo(checkpoint, tmp_path):
-    cpu = torch.device("cpu")
-    return Demo(open_segmenter(checkpoint, cpu), Inference(), cpu, tmp_path / "results")
+    return Demo(icnet.load(checkpoint, "cpu"), tmp_path / "results")
 
 
 def test_image_becomes_three_pictures_and_a_legend(demo, tmp_path, net, normalizer):

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
+from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, describe, export_onnx
-from icnet.deploy.segmenter import OnnxSegmenter, TorchSegmenter, open_segmenter
+from icnet.deploy.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.torch_segmenter import TorchSegmenter
 from icnet.deploy.trained_network import model_title, read_network
 from icnet.errors import UserError
 

@@ -1,0 +1,226 @@
+"""The Python API: a trained network that takes images and gives labels, whatever runs it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from icnet.data import drawing
+from icnet.data.dataset import read_image
+from icnet.data.labels import ClassTable
+from icnet.deploy import RUNTIMES, Segmenter, open_segmenter
+from icnet.deploy.inference import Inference
+from icnet.deploy.locate import choose_device
+from icnet.errors import UserError
+
+ImageLike = np.ndarray | Image.Image | str | os.PathLike[str]
+HEAD = 16  # bytes by which a file without a name is told
+
+
+class Model:
+    """A trained network; ``icnet.load`` opens one.
+
+    Called with an image, it returns the image's label map::
+
+        labels = model(image)
+
+    Args:
+        segmenter: What segments.
+        inference: How: scales, flip, windows.
+        device: Where the images go.
+    """
+
+    def __init__(self, segmenter: Segmenter, inference: Inference, device: torch.device) -> None:
+        self.segmenter = segmenter
+        self.inference = inference
+        self.device = device
+
+    @property
+    def classes(self) -> ClassTable:
+        """The classes in the order of their labels, with ``names`` and ``palette`` (RGB, 0-255)."""
+        return self.segmenter.classes
+
+    @property
+    def trained_on(self) -> str:
+        """The data that it was trained on, such as ``cityscapes`` or ``street (synthetic)``."""
+        return self.segmenter.trained_on
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, such as ``torch`` or ``onnxruntime``."""
+        return self.segmenter.runtime
+
+    @overload
+    def __call__(self, image: ImageLike, *, logits: bool = False, probabilities: bool = False) -> np.ndarray: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, logits: bool = False, probabilities: bool = False
+    ) -> list[np.ndarray]: ...
+
+    def __call__(self, image: Any, *, logits: bool = False, probabilities: bool = False) -> Any:
+        """Segment an image, or each of a list.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, a PIL image with 8 bits per channel (converted to RGB, an alpha channel
+                dropped), the path of an image file, or a list or tuple of these; images of any size.
+            logits: Return the class scores before softmax; averaged over several scales, directions or windows they
+                are logarithms of probabilities.
+            probabilities: Return the probabilities of the classes.
+
+        Returns:
+            (H, W) uint8 labels, positions in ``classes``; or (C, H, W) float32 logits or probabilities. A list of them
+            for a list.
+
+        Raises:
+            UserError: If something is no such image, a file cannot be read, or the file knows labels and no logits.
+        """
+        if logits and probabilities:
+            raise UserError("logits=True and probabilities=True exclude each other; ask for one of them")
+        if (logits or probabilities) and self.segmenter.labels_only:
+            raise UserError(
+                f"{self.segmenter.path or 'the file'} knows labels only; export it with export.head=logits to get "
+                "logits or probabilities"
+            )
+        if isinstance(image, (list, tuple)):
+            return [self(one, logits=logits, probabilities=probabilities) for one in image]
+        scores = self._scores(to_rgb(image))
+        if logits:
+            scores = scores.float().log() if self.inference.averages else scores.float()
+        elif probabilities:
+            scores = scores.float() if self.inference.averages else scores.float().softmax(0)
+        else:
+            scores = scores.argmax(0).to(torch.uint8)
+        return scores.cpu().numpy()
+
+    def colorize(self, labels: np.ndarray) -> np.ndarray:
+        """Paint labels with the colours of their classes.
+
+        Args:
+            labels: (H, W) integers; what is outside the classes, such as 255, becomes black.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+        """
+        return self.classes.colorize(_checked(labels))
+
+    def overlay(self, image: ImageLike, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+        """Tint an image with the colours of its classes.
+
+        Args:
+            image: As for a call.
+            labels: (H, W) integers; what is outside the classes keeps the image.
+            alpha: Opacity of the colours, 0-1.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: If image and labels differ in size.
+        """
+        pixels = to_rgb(image)
+        if pixels.shape[:2] != _checked(labels).shape:
+            raise UserError(
+                f"the image is {pixels.shape[:2]} and its labels are {labels.shape}; give those of this image"
+            )
+        return drawing.overlay(pixels, labels, self.classes, alpha)
+
+    @torch.inference_mode()
+    def _scores(self, pixels: np.ndarray) -> torch.Tensor:
+        """Return what (H, W, 3) uint8 RGB scores: (C, H, W)."""
+        image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device)
+        return self.inference(self.segmenter, image.permute(2, 0, 1)[None])[0]
+
+
+def load(
+    source: str | os.PathLike[str] | IO[bytes],
+    device: str = "auto",
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    sliding_window: Sequence[int] | None = None,
+) -> Model:
+    """Open a trained network.
+
+    Args:
+        source: A file written by train.py or export.py, or a published ``.pth``: its path, or the file opened in binary
+            mode (``io.BytesIO`` too).
+        device: ``auto`` for an accelerator where there is one, or ``cpu``, ``cuda:1``, ``npu``, ...; an ``.onnx`` file
+            runs on the CPU.
+        scales: Factors on the image's size whose probabilities are averaged.
+        flip: Whether to average with the mirrored image.
+        sliding_window: (H, W) of overlapping windows; None for the whole image at once.
+
+    Returns:
+        The network; call it with images.
+
+    Raises:
+        UserError: If the file is missing, broken or unknown, there is no such device, or a value is out of range.
+    """
+    inference = Inference(scales, flip, sliding_window)
+    place = choose_device(str(device))
+    if isinstance(source, (str, os.PathLike)):
+        return Model(open_segmenter(Path(source).expanduser(), place), inference, place)
+    return Model(_open_stream(source, place), inference, place)
+
+
+def to_rgb(image: ImageLike) -> np.ndarray:
+    """Turn what a person calls an image into (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: If it is none; see ``Model``.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(Path(image).expanduser())
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):  # what Pillow would cut off at 255
+            raise UserError(f"a PIL image of mode {image.mode} has more than 8 bits; give one of 8, such as mode RGB")
+        try:
+            return np.array(image.convert("RGB"))
+        except OSError as error:  # it reads its file only now
+            raise UserError(f"the PIL image cannot be read ({error}); give another one") from error
+    allowed = "give uint8 RGB of shape (H, W, 3), a PIL image, a path, or a list of these"
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"a {type(image).__name__} is no image; {allowed}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(f"an array of {image.dtype} and shape {image.shape} is no image; {allowed}")
+    return image
+
+
+def _checked(labels: np.ndarray) -> np.ndarray:
+    if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "iu":
+        given = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise UserError(f"labels are {given}; give an integer array of shape (H, W)")
+    return labels
+
+
+def _open_stream(file: IO[bytes], device: torch.device) -> Segmenter:
+    """Open what a file object holds from where it stands; runtimes open paths, so it becomes a file for a while."""
+    if not hasattr(file, "read"):
+        raise UserError(f"a {type(file).__name__} is no model; give a path, or a file opened in binary mode")
+    head = file.read(HEAD)
+    if not isinstance(head, bytes) or not head:
+        problem = "nothing to read" if isinstance(head, bytes) else "text"
+        raise UserError(f"the file object holds {problem}; give one at its beginning, opened in binary mode")
+    name = str(getattr(file, "name", ""))
+    told = (runtime.suffix_of(head) for runtime in RUNTIMES.values())
+    suffix = Path(name).suffix
+    if suffix not in RUNTIMES:
+        suffix = next(filter(None, told), "")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"model{suffix}")
+        with path.open("wb") as copy:
+            copy.write(head)
+            shutil.copyfileobj(file, copy)
+        try:
+            segmenter = open_segmenter(path, device)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), name or "the file object")) from error
+    segmenter.path = Path(name) if name else None
+    return segmenter

@@ -1,0 +1,93 @@
+"""Exported ``.onnx`` files, run by ONNX Runtime."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Self, override
+
+from icnet.deploy.onnx_session import ONNX_SUFFIX, open_session
+from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.trained_network import class_table
+from icnet.errors import UserError
+from icnet.models.modules import ImageNormalizer
+
+REQUIRED_METADATA = ("names", "palette", "mean", "std", "normalize", "head")
+"""What an ``.onnx`` file has to say about itself; ``icnet.deploy.export`` writes it."""
+
+
+class OnnxSegmenter(Segmenter):
+    """Runs an exported ``.onnx`` file with ONNX Runtime on the CPU.
+
+    A file with a fixed input size gets images resized to it and its logits resized back; one with a fixed batch gets
+    chunks, the last one filled up. Labels (``export.head=argmax``) come out as one-hot logits, so that everything
+    downstream works alike; their "probabilities" mean nothing, of course.
+
+    Args:
+        path: A file written by ``export.py``.
+
+    Raises:
+        UserError: If onnxruntime is missing, or the file is missing, broken or not from ``export.py``.
+    """
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; give the path of an .onnx file written by export.py")
+        session = open_session(path)
+        meta = dict(session.get_modelmeta().custom_metadata_map)
+        missing = [key for key in REQUIRED_METADATA if key not in meta]
+        if missing:
+            raise UserError(f"{path} lacks the metadata {', '.join(missing)}; give an .onnx file written by export.py")
+        described = (json.loads(meta.get(key, "[]")) for key in ("names", "palette", "categories"))
+        super().__init__(class_table(*described), meta, path)
+        self._session = session
+        self.labels_only = meta["head"] == "argmax"
+        self.min_side = int(meta.get("min_side", 64))  # version 0.1 knew ICNet alone
+        self.divisor = int(meta.get("divisor", 1))
+        self._normalizer = (
+            None if meta["normalize"] == "true" else ImageNormalizer(json.loads(meta["mean"]), json.loads(meta["std"]))
+        )
+        # Dynamic sides have a name instead of a number.
+        batch, _, height, width = session.get_inputs()[0].shape
+        self._batch = batch if isinstance(batch, int) else None
+        self._height = height if isinstance(height, int) else None
+        self._width = width if isinstance(width, int) else None
+
+    @classmethod
+    @override
+    def open(cls, path: Path, device: torch.device) -> Self:
+        return cls(path)  # on the CPU, whatever the device
+
+    @classmethod
+    @override
+    def suffix_of(cls, head: bytes) -> str:
+        return ONNX_SUFFIX if head.startswith(b"\x08") else ""  # the key of ir_version, which is written first
+
+    @override
+    @torch.inference_mode()
+    def forward(self, image: Tensor) -> Tensor:
+        given = image.shape[-2:]
+        wanted = (self._height or given[0], self._width or given[1])
+        x = image.cpu()
+        if wanted != tuple(given):
+            x = F.interpolate(x.float(), wanted, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+        if self._normalizer is not None:
+            x = self._normalizer(x)
+        logits = torch.cat([self._run(chunk) for chunk in x.split(self._batch or len(x))])
+        if wanted != tuple(given):
+            logits = F.interpolate(logits, tuple(given), mode="bilinear")
+        return logits.to(image.device)
+
+    def _run(self, x: Tensor) -> Tensor:
+        missing = (self._batch or len(x)) - len(x)
+        if missing:
+            x = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
+        (result,) = self._session.run(None, {self._session.get_inputs()[0].name: x.contiguous().numpy()})
+        out = torch.from_numpy(result)[: len(x) - missing]
+        if self.labels_only:
+            return F.one_hot(out.long(), len(self.classes)).permute(0, 3, 1, 2).float()
+        return out
