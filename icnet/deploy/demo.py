@@ -19,7 +19,7 @@ from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
 from icnet.deploy.trained_network import trained_on
 from icnet.errors import UserError
-from icnet.run.results import device_name
+from icnet.run.environment import device_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
