@@ -13,8 +13,9 @@ def main(config: EvalConfig) -> float | None:
     from icnet import factory
     from icnet.deploy.locate import find_checkpoint
     from icnet.launch import processes
+    from icnet.run.folder import refuse_training
 
-    factory.check_output(Path(config.output_dir))
+    refuse_training(Path(config.output_dir))
     config = replace(factory.resolve(config), ckpt=str(find_checkpoint(config.ckpt)))
     return processes.run(evaluate, config, factory.process_count(config.trainer))
 
@@ -28,28 +29,29 @@ def evaluate(config: EvalConfig) -> float | None:
     from icnet import factory
     from icnet.deploy import scoring
     from icnet.report import write_report_or_warn
-    from icnet.run.results import environment, write_results
+    from icnet.run.paths import RunPaths
+    from icnet.run.results import write_results
 
     segmenter = factory.open_evaluated(config)
     data = factory.evaluation_data(config, segmenter)
     factory.prepare_data(data)
     module = factory.data_module(data, config.seed)
-    run = Path(config.output_dir)
+    run = RunPaths(Path(config.output_dir))
     task = factory.evaluation_task(config, segmenter, module.classes)
     trainer = factory.evaluation_trainer(config, module)
     trainer.test(task, module, verbose=False)
     if not trainer.is_global_zero:
         return None
     title = f"{factory.data_title(data)}, {data.val_split}: {Path(config.ckpt or '').name} ({segmenter.runtime})"
-    scoring.print_scores(task.scores, title)
-    scoring.write_csv(run / "iou.csv", task.scores)
-    scoring.draw_confusion(run / "confusion.png", torch.tensor(task.scores["confusion"]), module.classes, title)
-    about = factory.evaluation_about(config, data, segmenter)
-    about |= {"val_images": len(module.val), **task.scores, **environment(trainer.strategy.root_device)}
-    write_results(run / "results.json", about)
-    write_report_or_warn(run)
-    print(f"report.html, results.json, iou.csv and confusion.png are in {run}")
-    return task.scores["miou"]
+    results = factory.evaluation_results(config, data, module, task, trainer.strategy.root_device)
+    scoring.print_scores(results, title)
+    scoring.write_csv(run.iou_csv, results)
+    scoring.draw_confusion(run.confusion_png, torch.tensor(results.confusion), module.classes, title)
+    write_results(run.results, results)
+    write_report_or_warn(run.folder)
+    files = (run.report, run.results, run.iou_csv)
+    print(f"{', '.join(path.name for path in files)} and {run.confusion_png.name} are in {run.folder}")
+    return results.miou
 
 
 if __name__ == "__main__":

@@ -9,44 +9,46 @@ def main(config: TrainConfig) -> float | None:
     """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
     from icnet import factory
     from icnet.launch import processes
+    from icnet.run.folder import archive_finished, finished_results
 
     config = factory.resolve_network(factory.resolve(config))
-    done = factory.finished_results(config)
+    done = finished_results(config)
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")
-        return done["best_miou"]
-    factory.archive_finished(config)
+        return done.best_miou
+    archive_finished(config)
     factory.prepare_data(config.data)
     return processes.run(fit, config, factory.process_count(config.trainer))
 
 
 def fit(config: TrainConfig) -> float | None:
     """Train in this process; returns the best val/miou, or None if nothing was validated."""
-    import json
     from pathlib import Path
 
     from lightning.pytorch import seed_everything
 
     from icnet import factory
     from icnet.report import write_report_or_warn
+    from icnet.run.paths import RunPaths
+    from icnet.run.reader import read_run
 
     seed_everything(config.seed, verbose=False)
     factory.prepare_device(config.trainer)
     data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
     task = factory.task(config, data.classes)
-    run = Path(config.output_dir)
+    run = RunPaths(Path(config.output_dir))
     resume = factory.resume_path(config, len(data.classes))
     if resume:
-        factory.copy_best_checkpoint(resume, run)
+        factory.copy_best_checkpoint(resume, run.folder)
     trainer = factory.lightning_trainer(config, data)
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:
         return None
-    write_report_or_warn(run)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    best = results["best_miou"]
-    scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results['best_epoch']}"
-    print(f"{results['data']}: {scored}; everything of this run is in {run}, report.html first")
+    write_report_or_warn(run.folder)
+    results = read_run(run.folder).training
+    best = results.best_miou
+    scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results.best_epoch}"
+    print(f"{results.data}: {scored}; everything of this run is in {run.folder}, {run.report.name} first")
     return best
 
 

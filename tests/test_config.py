@@ -228,10 +228,10 @@ def test_nothing_that_eval_builds_changes_the_configuration_and_the_checkpoint_i
     factory.prepare_data(data)
     module = factory.data_module(data, resolved.seed)
     assert module.train is None
-    factory.evaluation_task(resolved, segmenter, module.classes)
+    task = factory.evaluation_task(resolved, segmenter, module.classes)
     factory.evaluation_trainer(resolved, module)
-    about = factory.evaluation_about(resolved, data, segmenter)
-    assert about["config"]["data"]["name"] == "street"
+    results = factory.evaluation_results(resolved, data, module, task, torch.device("cpu"))
+    assert results.config["data"]["name"] == "street"
     assert opened == [trained / "checkpoints" / "best.ckpt"]
     assert str(config) == before
 

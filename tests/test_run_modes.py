@@ -12,7 +12,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from icnet.models.checkpoints import load_file
-from icnet.training.callbacks import throughput
+from icnet.training.callbacks import speed_monitor
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
 
@@ -45,7 +45,7 @@ def test_published_rhythm_of_validations(devices, expected):
 
 def test_throughput_counts_loading_and_leaves_out_warm_up_and_validation(monkeypatch, caplog):
     now = iter([0.0, 100.0, 101.0, 103.0, 103.0, 104.0, 105.0, 107.0, 200.0, 202.0, 203.0])
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(speed_monitor.time, "perf_counter", lambda: next(now))
     module = SimpleNamespace(device=torch.device("cpu"), log=lambda *_, **__: None)
     trainer = SimpleNamespace(world_size=2)
     batch = {"image": torch.zeros(4, 1)}

@@ -16,7 +16,7 @@ from icnet.data import drawing
 from icnet.data.dataset import read_image
 from icnet.deploy.api import Model
 from icnet.errors import UserError
-from icnet.run.results import device_name
+from icnet.run.environment import device_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")

@@ -31,6 +31,7 @@ from icnet.models.checkpoints import sha256
 from icnet.models.folding import fold_batchnorm
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
+from icnet.run import files
 
 OLDEST_OPSET = 11  # the first whose Resize aligns corners
 TRACED_OPSET = 20  # the newest that torch's TorchScript exporter writes (torch 2.9 to 2.13)
@@ -248,12 +249,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 def _write(content: bytes, path: Path) -> None:
     _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        files.write_bytes(path, content)
     except OSError as error:
         raise _unwritable(path.parent, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import torch
 from icnet import npu
 from icnet.deploy import RUNTIMES
 from icnet.errors import UserError
+from icnet.run.paths import BEST, LAST, RunPaths, checkpoints_below
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
             raise UserError(f"ckpt={given} does not exist; give the path of a file that ends in {', '.join(RUNTIMES)}")
         return path
     folders = (outputs, outputs.with_name("multirun"))
-    for name, title in (("best.ckpt", "best checkpoint"), ("last.ckpt", "last.ckpt, as there is no best.ckpt")):
-        found = [path for folder in folders for path in folder.rglob(f"checkpoints/{name}")]
+    for name, title in ((BEST, "best checkpoint"), (LAST, f"{LAST}, as there is no {BEST}")):
+        found = [path for folder in folders for path in checkpoints_below(folder, name)]
         if found:
             newest = max(found, key=lambda path: path.stat().st_mtime_ns)
             log.info("ckpt is not given: using the newest %s, %s", title, newest)
@@ -49,7 +50,8 @@ def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
 
 def _checkpoint_in(folder: Path) -> Path:
     """Return the file that was probably meant by a run's folder, or by the one of its checkpoints."""
-    likely = [folder / place / name for name in ("best.ckpt", "last.ckpt") for place in ("checkpoints", "")]
+    paths = RunPaths(folder)
+    likely = [paths.best, folder / BEST, paths.last, folder / LAST]
     return next((path for path in likely if path.is_file()), likely[0])
 
 

@@ -16,7 +16,8 @@ from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, TRAIN_ID_TO_LABE
 from icnet.deploy.inference import Inference
 from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
-from icnet.run.results import device_name
+from icnet.run.environment import device_name
+from icnet.run.results import EvaluationRecord
 from icnet.training.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class EvaluationTask(LightningModule):
         self.label_ids = label_ids
         self.metrics = segmentation_metrics(len(classes), IGNORE_INDEX)
         self.running_mean = RunningMeanIoU(len(classes), IGNORE_INDEX)
-        self.scores: dict[str, Any] = {}
+        self.scores = EvaluationRecord()
         self._images = 0
         self._seconds = 0.0
         for folder in (pictures, label_ids):
@@ -76,8 +77,8 @@ class EvaluationTask(LightningModule):
         self.running_mean.update(preds, batch["mask"], batch["index"])
         for image, mask, pred, name in zip(batch["image"], batch["mask"], preds, batch["name"], strict=True):
             if self.pictures:
-                pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
-                save(self.pictures / f"{name}.jpg", comparison(pixels, truth, guess, self.classes))
+                pixels, target, labels = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
+                save(self.pictures / f"{name}.jpg", comparison(pixels, target, labels, self.classes))
             if self.label_ids:
                 # The server looks for each image's name in the name of exactly one file.
                 save(self.label_ids / f"{name}_pred_labelIds.png", TRAIN_ID_TO_LABEL_ID[pred.cpu().numpy()])
@@ -87,19 +88,20 @@ class EvaluationTask(LightningModule):
         """Sum up over all devices."""
         scores = self.metrics.compute()
         confusion = scores["confusion"].cpu()
-        self.scores = {
-            "miou": scores["miou"].item(),
-            "pixel_acc": pixel_accuracy(confusion).item(),
-            "miou_running_mean": self.running_mean.compute().item(),
-            "iou": dict(zip(self.classes.names, iou_per_class(confusion).tolist(), strict=True)),
-            "confusion": confusion.tolist(),
-            "images_per_s": self.trainer.world_size * self._images / self._seconds if self._images else None,
-        }
+        self.scores = EvaluationRecord(
+            miou=scores["miou"].item(),
+            pixel_acc=pixel_accuracy(confusion).item(),
+            miou_running_mean=self.running_mean.compute().item(),
+            iou=dict(zip(self.classes.names, iou_per_class(confusion).tolist(), strict=True)),
+            palette=[list(color) for color in self.classes.palette],
+            confusion=confusion.tolist(),
+            images_per_s=self.trainer.world_size * self._images / self._seconds if self._images else None,
+        )
         if self.classes.categories:
             categories = iou_per_category(confusion, self.classes.categories)
             present = [value for value in categories.values() if value == value]  # NaN is not equal to itself
-            self.scores["iou_category"] = categories
-            self.scores["category_miou"] = sum(present) / len(present) if present else float("nan")
+            self.scores.iou_category = dict(categories)
+            self.scores.category_miou = sum(present) / len(present) if present else float("nan")
 
 
 def _wait_for(device: torch.device) -> None:
@@ -107,34 +109,35 @@ def _wait_for(device: torch.device) -> None:
         getattr(torch, device.type).synchronize(device)
 
 
-def write_csv(path: Path, scores: dict[str, Any]) -> None:
+def write_csv(path: Path, results: EvaluationRecord) -> None:
     """Write one row per class: ``class,iou`` (0-1, empty for absent classes), then the means."""
+    means = {key: getattr(results, key) for key in ("miou", "category_miou", "pixel_acc")}
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou"])
-        rows = [*scores["iou"].items(), *((key, scores.get(key)) for key in ("miou", "category_miou", "pixel_acc"))]
+        rows = [*(results.iou or {}).items(), *means.items()]
         writer.writerows([name, "" if value is None or value != value else f"{value:.6f}"] for name, value in rows)
 
 
-def print_scores(scores: dict[str, Any], title: str) -> None:
+def print_scores(results: EvaluationRecord, title: str) -> None:
     """Print the scores as a table, in percent."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("class", title=title)
     table.add_column("IoU %", justify="right")
-    for name, value in scores["iou"].items():
+    for name, value in (results.iou or {}).items():
         table.add_row(name, _percent(value))
     table.add_section()
-    for name, value in scores.get("iou_category", {}).items():
+    for name, value in (results.iou_category or {}).items():
         table.add_row(f"category {name}", _percent(value))
     table.add_section()
-    table.add_row("[bold]mIoU", f"[bold]{_percent(scores['miou'])}")
-    if "category_miou" in scores:
-        table.add_row("category mIoU", _percent(scores["category_miou"]))
-    table.add_row("pixel accuracy", _percent(scores["pixel_acc"]))
-    table.add_row("running mean of mIoU (not official)", _percent(scores["miou_running_mean"]))
-    rate = scores["images_per_s"]
+    table.add_row("[bold]mIoU", f"[bold]{_percent(results.miou)}")
+    if results.category_miou is not None:
+        table.add_row("category mIoU", _percent(results.category_miou))
+    table.add_row("pixel accuracy", _percent(results.pixel_acc))
+    table.add_row("running mean of mIoU (not official)", _percent(results.miou_running_mean))
+    rate = results.images_per_s
     table.add_row("images/s (one image is not timed)", "-" if rate is None else f"{rate:.2f}")
     Console().print(table)
 

@@ -3,17 +3,14 @@
 from icnet.factory.data import data_module, data_title, prepare_data
 from icnet.factory.devices import device_indices, prepare_device, process_count, resolve
 from icnet.factory.evaluation import (
-    check_output,
-    evaluation_about,
     evaluation_data,
+    evaluation_results,
     evaluation_task,
     evaluation_trainer,
     open_evaluated,
 )
 from icnet.factory.task import (
-    archive_finished,
     criterion,
-    finished_results,
     network,
     optimizer_factory,
     resolve_network,
@@ -27,16 +24,14 @@ from icnet.training.callbacks.best_checkpoint import copy_best_checkpoint
 __all__ = [
     "copy_best_checkpoint",
     "callbacks",
-    "check_output",
     "criterion",
     "data_module",
     "data_title",
     "device_indices",
-    "evaluation_about",
     "evaluation_data",
+    "evaluation_results",
     "evaluation_task",
     "evaluation_trainer",
-    "finished_results",
     "lightning_trainer",
     "loggers",
     "network",
@@ -48,7 +43,6 @@ __all__ = [
     "resolve",
     "resolve_network",
     "resume_path",
-    "archive_finished",
     "task",
     "total_steps",
 ]

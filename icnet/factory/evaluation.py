@@ -1,6 +1,6 @@
 """From configuration to an evaluation."""
 
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from icnet.factory.data import data_title
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, trainer_arguments, validation_batches
 from icnet.models.checkpoints import sha256
-from icnet.run.paths import EXTREMES
+from icnet.run.environment import environment
+from icnet.run.paths import RunPaths
+from icnet.run.results import EvaluationRecord
 from icnet.training.callbacks.extreme_images import ExtremeImages
 
 PUBLISHED_DATA = {"name": "cityscapes"}
@@ -81,14 +83,14 @@ def evaluation_task(config: EvalConfig, segmenter: Segmenter, classes: ClassTabl
             f"{config.ckpt} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
             "choose the data it was trained on, or another checkpoint"
         )
-    run = Path(config.output_dir)
+    run = RunPaths(Path(config.output_dir))
     inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
     return EvaluationTask(
         segmenter,
         inference,
         classes,
-        pictures=run / "pictures" if config.save_pictures else None,
-        label_ids=run / "label_ids" if config.save_label_ids else None,
+        pictures=run.pictures if config.save_pictures else None,
+        label_ids=run.label_ids if config.save_label_ids else None,
     )
 
 
@@ -101,7 +103,7 @@ def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trai
     batches = validation_batches(config.trainer, data)
     callbacks: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
     if config.extremes:
-        callbacks.append(ExtremeImages(Path(config.output_dir, EXTREMES), config.extremes, data.classes))
+        callbacks.append(ExtremeImages(RunPaths(Path(config.output_dir)).extremes, config.extremes, data.classes))
     return Trainer(
         **trainer_arguments(config.trainer),
         **device_arguments(config.trainer),
@@ -114,28 +116,29 @@ def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trai
     )
 
 
-def evaluation_about(config: EvalConfig, data: DataConfig, segmenter: Segmenter) -> dict[str, Any]:
-    """Return what the results of an evaluation belong to."""
-    path = Path(config.ckpt or "")
-    return {
-        "ckpt": str(path),
-        "ckpt_sha256": sha256(path),
-        "runtime": segmenter.runtime,
-        "data": data_title(data),
-        "split": data.val_split,
-        "model": segmenter.network,
-        "seed": config.seed,
-        "config": asdict(config) | {"data": asdict(data)},
-    }
+def evaluation_results(
+    config: EvalConfig, data: DataConfig, module: SegmentationDataModule, task: EvaluationTask, device: torch.device
+) -> EvaluationRecord:
+    """Return what an evaluation measured, with what it belongs to.
 
-
-def check_output(run: Path) -> None:
-    """Refuse a folder that holds a training run.
-
-    Raises:
-        UserError: If its results would be overwritten by the evaluation's.
+    Args:
+        config: Of the evaluation.
+        data: The data that it was made on.
+        module: The same data, opened.
+        task: What measured.
+        device: Where it took place.
     """
-    if (run / "checkpoints").exists():
-        raise UserError(
-            f"{run} holds a training run, whose results.json would be lost; choose another hydra.run.dir=PATH"
-        )
+    path = Path(config.ckpt or "")
+    return replace(
+        task.scores,
+        ckpt=str(path),
+        ckpt_sha256=sha256(path),
+        runtime=task.segmenter.runtime,
+        data=data_title(data),
+        split=data.val_split,
+        model=task.segmenter.network,
+        seed=config.seed,
+        val_images=len(module.val),
+        config=asdict(config) | {"data": asdict(data)},
+        **environment(device),
+    )

@@ -1,7 +1,5 @@
 """From configuration to network, loss, optimizer, and the task that holds them; where training goes on from."""
 
-import itertools
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
@@ -10,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from icnet import __version__
 from icnet.config import OUTPUT_WEIGHTS, RENAMED, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
@@ -20,7 +17,7 @@ from icnet.factory.data import batches_per_epoch, data_title
 from icnet.models import build_network, network_class, network_options
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
 from icnet.models.network import NetworkDescription, SegmentationNetwork
-from icnet.run.differences import flat, text
+from icnet.run import differences, resume
 from icnet.training.losses import CascadeLoss
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.segmentation_task import SegmentationTask
@@ -28,17 +25,6 @@ from icnet.training.segmentation_task import SegmentationTask
 log = logging.getLogger(__name__)
 
 DESCRIBED = ("data", "loss", "optim", "scheduler", "amp")  # the groups that a checkpoint tells about, beside its model
-NO_RESULT_DEPENDS_ON = (
-    "output_dir", "resume", "skip_finished", "logger.", "trainer.progress_bar", "trainer.log_every_n_steps",
-    "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.workers", "data.pin_memory",
-    "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size", "callbacks.pictures",
-    "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps", "callbacks.throughput",
-)  # fmt: skip
-"""How keys begin that may change between a finished run and the one that asks for its result."""
-
-
-OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss.sub4_weight": 0.4}
-"""What version 0.1 had as defaults; today they are null, for the network's own."""
 
 
 def resolve_network(config: TrainConfig) -> TrainConfig:
@@ -127,7 +113,7 @@ def _check_network(checkpoint: Checkpoint, wanted: NetworkDescription) -> None:
     if (found.name, found.options) != (wanted.name, wanted.options):
         theirs, ours = (network_class(made.name).title(made.name, made.options) for made in (found, wanted))
         if theirs == ours:
-            theirs, ours = (text({"name": made.name, **made.options}) for made in (found, wanted))
+            theirs, ours = (differences.text({"name": made.name, **made.options}) for made in (found, wanted))
         raise UserError(
             f"{checkpoint.path} was made with {theirs} and this run uses {ours}; "
             f"choose model={theirs} or another checkpoint"
@@ -236,133 +222,38 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
 
 
 def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
-    """Find and check the checkpoint to go on from.
+    """Find and check the checkpoint to resume from; None to start anew.
 
     Args:
-        config: Of this run. ``resume`` is a path; None to start anew; ``here`` for ``last.ckpt`` in this run's folder,
-            if there is one of the same configuration; ``auto`` for that one whatever was changed since, or else the
-            newest below outputs/ that was made with the same model, data, loss, optimizer and seed.
+        config: Of this run; see ``icnet.run.resume`` for what its ``resume`` means.
         num_classes: Of this run's data.
 
     Raises:
         UserError: If the file is missing, broken, or of another network or optimizer than this run's; or if a new run
             would overwrite an older one.
     """
-    own = Path(config.output_dir) / "checkpoints" / "last.ckpt"
-    if config.resume is None:
-        if own.exists():
-            raise UserError(
-                f"{config.output_dir} already holds a run; go on with it by resume=auto, or start a new one in another "
-                "folder with hydra.run.dir=PATH"
-            )
+    path = resume.choose_checkpoint(config, lambda path: _is_like(path, config))
+    if path is None:
         return None
-    if config.resume == "here" and not own.exists():
-        return None
-    if config.resume in {"auto", "here"}:
-        path = own if own.exists() else _newest_like(config)
-        if path is None:
-            log.info("resume=auto: no last.ckpt of this configuration here or below outputs/: the run starts anew")
-            return None
-    else:
-        path = Path(config.resume)
     checkpoint = read_checkpoint(path)
-    if not checkpoint.resumable:
-        raise UserError(f"resume={path} holds weights but no run's state; use model.weights={path} to start from them")
-    _check_network(checkpoint, description(config.model, num_classes))
-    if checkpoint.num_classes != num_classes:
-        raise UserError(
-            f"resume={path} has {checkpoint.num_classes} classes and the data {num_classes}; "
-            f"use model.weights={path} to start a new run from its weights"
-        )
-    optimizer = checkpoint.meta.get("optim", {}).get("name", config.optim.name)
-    if optimizer != config.optim.name:
-        raise UserError(
-            f"resume={path} was made with optim={optimizer} and this run uses optim={config.optim.name}; "
-            f"choose the same, or use model.weights={path} to start a new run from its weights"
-        )
-    log.info("going on from %s", path)
-    changed = changes(checkpoint.meta, config)
-    if changed and config.resume == "here":
-        raise _another_run(config, changed)
-    if changed:
-        log.warning(
-            "not what the run was begun with: %s; the optimizer and its schedule go on as the checkpoint has them",
-            ", ".join(changed),
-        )
+    if checkpoint.resumable:
+        _check_network(checkpoint, description(config.model, num_classes))
+    resume.check_checkpoint(
+        path, config, resumable=checkpoint.resumable, classes=(checkpoint.num_classes, num_classes),
+        optimizer=checkpoint.meta.get("optim", {}).get("name", config.optim.name),
+        changed=changes(checkpoint.meta, config),
+    )  # fmt: skip
     return path
 
 
-def finished_results(config: TrainConfig) -> dict[str, Any] | None:
-    """Return the results of this very run if its folder holds them and ``skip_finished`` is set.
-
-    Raises:
-        UserError: If the folder holds the results of a run with another configuration.
-    """
-    path = Path(config.output_dir) / "results.json"
-    if not config.skip_finished or not path.exists():
-        return None
+def _is_like(path: Path, config: TrainConfig) -> bool:
+    """Tell whether a checkpoint was made with a configuration, or one that comes to the same."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        before = flat(results["config"])
-    except (ValueError, KeyError):
-        return None  # cut off while it was written, or made by hand: no result
-    now = flat(json.loads(json.dumps(asdict(config))))  # lists and numbers as they come back from a file
-    for key, default in OLD_OUTPUT_WEIGHTS.items():  # version 0.1 wrote them out
-        for made in (before, now):
-            if made.get(key) == default:
-                made[key] = None
-    changed = [
-        f"{key} was {text(before[key])}, is {text(now[key])}"
-        for key in before.keys() & now.keys()
-        if before[key] != now[key] and not key.startswith(NO_RESULT_DEPENDS_ON)
-    ]
-    if changed:
-        raise _another_run(config, sorted(changed))
-    return results if results["status"] == "done" else None
-
-
-@rank_zero_only
-def archive_finished(config: TrainConfig) -> None:
-    """Move what a finished run left into ``earlier_1`` and so on, where ``resume=here`` would find nothing to do.
-
-    Only if ``skip_finished`` is off: then the run is wanted once more.
-    """
-    run = Path(config.output_dir)
-    if config.skip_finished or config.resume != "here" or not _is_done(run / "results.json"):
-        return
-    aside = next(path for number in itertools.count(1) if not (path := run / f"earlier_{number}").exists())
-    aside.mkdir()
-    for path in run.iterdir():
-        # The logs go on: this process has its own open already.
-        if path.name not in {".hydra", "error.txt"} and not path.name.startswith(("earlier_", "train_")):
-            path.rename(aside / path.name)
-
-
-def _is_done(results: Path) -> bool:
-    try:
-        return bool(json.loads(results.read_text(encoding="utf-8"))["status"] == "done")
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _another_run(config: TrainConfig, changed: list[str]) -> UserError:
-    return UserError(
-        f"{config.output_dir} holds a run of another configuration ({changed[0]}{', ...' if changed[1:] else ''}); "
-        "choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
-    )
-
-
-def _newest_like(config: TrainConfig) -> Path | None:
-    found = sorted(Path("outputs").glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(found):
-        try:
-            checkpoint = read_checkpoint(path)
-            made = checkpoint.network
-        except UserError:
-            continue  # somebody else's, or broken: not this run's, then
-        if made == description(config.model, made.num_classes) and not changes(checkpoint.meta, config):
-            return path
-    return None
+        checkpoint = read_checkpoint(path)
+        made = checkpoint.network
+    except UserError:
+        return False  # somebody else's, or broken: not this run's, then
+    return made == description(config.model, made.num_classes) and not changes(checkpoint.meta, config)
 
 
 def changes(meta: Mapping[str, Any], config: TrainConfig) -> list[str]:
@@ -377,8 +268,7 @@ def changes(meta: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """
     before, after = _compared(meta), _compared(_described(config))
     before["seed"], after["seed"] = meta.get("seed"), config.seed
-    differ = [key for key in before if _matters(key) and before[key] != after.get(key)]
-    return [f"{key} was {before[key]}, is {after.get(key)}" for key in differ]
+    return differences.changes(before, after)
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
@@ -398,8 +288,3 @@ def _compared(described: Mapping[str, Any]) -> dict[str, Any]:
     old = {key: found.pop(f"loss.{key}", None) for key in OUTPUT_WEIGHTS}
     weights = found.pop("loss.weights", {key.removesuffix("_weight"): value for key, value in old.items()})
     return found | {f"loss.weights.{name}": weight for name, weight in weights.items() if weight is not None}
-
-
-def _matters(key: str) -> bool:
-    loading = ("root", "workers", "pin_memory", "persistent_workers", "prefetch_factor", "eval_batch_size", "val_split")
-    return key not in {f"data.{name}" for name in loading}

@@ -30,7 +30,8 @@ from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.task import model_title
-from icnet.run.paths import EXTREMES
+from icnet.run.paths import RunPaths
+from icnet.run.results import TrainingRecord
 from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.training.callbacks.best_checkpoint import BestCheckpoint
@@ -89,56 +90,49 @@ def loggers(config: TrainConfig) -> list[Logger]:
     Raises:
         UserError: If one needs a package that is not installed.
     """
-    folder_ = config.output_dir
-    wanted = config.logger
+    folder, wanted = config.output_dir, config.logger
     for name, package in (("wandb", "wandb"), ("mlflow", "mlflow")):
         if getattr(wanted, name) and find_spec(package) is None:
             raise UserError(f"logger={name} needs {package}, which is not installed; run 'pip install {package}'")
     built: list[Logger] = []
     if wanted.csv:
-        built.append(CSVLogger(folder_, name="", version=_free_name(Path(folder_), "csv")))
+        built.append(CSVLogger(folder, name="", version=RunPaths(Path(folder)).new_curves().name))
     if wanted.tensorboard:
-        built.append(TensorBoardLogger(folder_, name="", version="tensorboard", default_hp_metric=False))
+        built.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
     if wanted.wandb:
-        built.append(WandbLogger(project=wanted.project, save_dir=folder_))
+        built.append(WandbLogger(project=wanted.project, save_dir=folder))
     if wanted.mlflow:
-        built.append(MLFlowLogger(experiment_name=wanted.project, save_dir=f"{folder_}/mlruns"))
+        built.append(MLFlowLogger(experiment_name=wanted.project, save_dir=f"{folder}/mlruns"))
     return built
-
-
-def _free_name(folder: Path, name: str) -> str:
-    """Return ``name``, or ``name_2`` and so on in a resumed run's folder: Lightning would delete the old curves."""
-    names = (name, *(f"{name}_{part}" for part in range(2, 1000)))
-    return next(free for free in names if not (folder / free / "metrics.csv").exists())
 
 
 def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     """Build the callbacks, in the order in which they act."""
-    run = Path(config.output_dir)
-    checkpoints = run / "checkpoints"
+    run = RunPaths(Path(config.output_dir))
     wanted, trainer = config.callbacks, config.trainer
-    about = {
-        "data": data_title(config.data),
-        "model": model_title(config.model),
-        "seed": config.seed,
-        "config": asdict(config),
-    }
+    about = TrainingRecord(
+        data=data_title(config.data),
+        model=model_title(config.model),
+        seed=config.seed,
+        palette=[list(color) for color in classes.palette],
+        config=asdict(config),
+    )
     built: list[Callback] = [
-        StopOnNonFiniteLoss(checkpoints, trainer.log_every_n_steps),
+        StopOnNonFiniteLoss(run.checkpoints, trainer.log_every_n_steps),
         SharedBatchNormStatistics(),
         SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
         LearningRateMonitor(),
         LossScaleMonitor(),
-        TrainingResults(run / "results.json", about),
+        TrainingResults(run.folder, about),
     ]
     if wanted.result_files:
-        built.append(AscendLogs(run, wanted.result_files, trainer.batch_size, trainer.log_every_n_steps))
+        built.append(AscendLogs(run.folder, wanted.result_files, trainer.batch_size, trainer.log_every_n_steps))
     if not trainer.val_every_n_epochs:
         built.append(PublishedValidationSchedule())
     if wanted.pictures:
-        built.append(ValidationPictures(run / "pictures", wanted.pictures, classes))
+        built.append(ValidationPictures(run.pictures, wanted.pictures, classes))
     if wanted.extremes:
-        built.append(ExtremeImages(run / EXTREMES, wanted.extremes, classes))
+        built.append(ExtremeImages(run.extremes, wanted.extremes, classes))
     if wanted.device_stats:
         built.append(DeviceStatsMonitor())
     if wanted.ema_decay:
@@ -146,14 +140,18 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     if wanted.early_stop_patience:
         built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
     if trainer.profiler and trainer.accelerator == "npu":
-        built.append(npu.StepProfiler(run / "profile"))
+        built.append(npu.StepProfiler(run.folder / "profile"))
     if trainer.progress_bar:
         built += [RichProgressBar(), ModelTable(max_depth=SUMMARY_DEPTH)]
     best = BestCheckpoint(
-        checkpoints, "best", monitor="val/miou", mode="max", auto_insert_metric_name=False, enable_version_counter=False
+        run.checkpoints,
+        run.best.stem,
+        monitor="val/miou",
+        mode="max",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
     )
-    last = checkpoints / "last.ckpt"
-    return [*built, CheckpointOnSignal(last), best, LastCheckpoint(last, wanted.checkpoint_every_n_steps)]
+    return [*built, CheckpointOnSignal(run.last), best, LastCheckpoint(run.last, wanted.checkpoint_every_n_steps)]
 
 
 def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from icnet.config import RENAMED
 from icnet.errors import UserError
 from icnet.launch import rank as group
 from icnet.launch.help import show_help
+from icnet.run.paths import RunPaths, hydra_folders_below
 
 Config = TypeVar("Config")
 
@@ -34,9 +35,8 @@ DEFECT = 1
 USER_MISTAKE = 2  # the exit status for what the user can fix; 1 is a defect, with its traceback
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
-FAILURE = "error.txt"
-"""What a failed job of a sweep leaves in its folder: ``failed: ...``, or ``died: ...`` if a process did."""
 FAILURES = {DEFECT: "died", USER_MISTAKE: "failed"}
+"""How the line begins that a failed job of a sweep writes into its folder."""
 
 SWEEPER = "hydra/sweeper"  # the group
 PLUGINS = {
@@ -95,7 +95,7 @@ def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]
             print(f"error: job {about.job.num}: {line}", file=sys.stderr)
             with contextlib.suppress(OSError):  # which may be what the job failed of
                 text = f"{FAILURES[status]}: {line}\n"
-                Path(about.runtime.output_dir, FAILURE).write_text(text, encoding="utf-8")
+                RunPaths(Path(about.runtime.output_dir)).failure.write_text(text, encoding="utf-8")
 
         def command() -> None:
             nonlocal shared
@@ -154,7 +154,7 @@ def _join() -> group.RunFolder | None:
 def _run_in_folder(main: Callable[[Any], Any], config: Any, name: str) -> Any:
     """Run ``main`` with a log in its run folder."""
     about = HydraConfig.get()
-    Path(about.runtime.output_dir, FAILURE).unlink(missing_ok=True)
+    RunPaths(Path(about.runtime.output_dir)).failure.unlink(missing_ok=True)
     _make_output_folder(config.output_dir)
     place = group.joined() or group.Place()
     if group.joined():
@@ -198,7 +198,7 @@ def _ended_search() -> Iterator[None]:
         known = isinstance(error, (HydraException, OmegaConfBaseException))
         reason = one_line(error) if known else _flatten(str(error)) or type(error).__name__
         print(f"error: {SWEEPER}={swept.hydra.runtime.choices[SWEEPER]} gave up: {reason}", file=sys.stderr)
-        if any(Path(swept.hydra.sweep.dir).glob("*/.hydra")):
+        if any(hydra_folders_below(Path(swept.hydra.sweep.dir))):
             for callback in instantiate(swept.hydra.callbacks).values():
                 callback.on_multirun_end(config=swept)  # exits with a status of its own if a trial failed
         sys.exit(USER_MISTAKE)

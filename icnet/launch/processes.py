@@ -32,6 +32,7 @@ from icnet.config import EvalConfig, TrainConfig, TrainerConfig
 from icnet.errors import UserError
 from icnet.launch import rank as group
 from icnet.launch.command import DEFECT, USER_MISTAKE, verdict, write_error
+from icnet.run.paths import RunPaths
 
 Config = TypeVar("Config", TrainConfig, EvalConfig)
 Result = TypeVar("Result")
@@ -325,9 +326,5 @@ def _process(file: str, name: str, config: Config, job: str, folder: Path, level
 def _resume_after_restart(config: TrainConfig | EvalConfig) -> None:
     """Go on from the run's own last checkpoint if the group was started again."""
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if (
-        restarts
-        and isinstance(config, TrainConfig)
-        and (Path(config.output_dir) / "checkpoints" / "last.ckpt").exists()
-    ):
+    if restarts and isinstance(config, TrainConfig) and RunPaths(Path(config.output_dir)).last.exists():
         config.resume = "auto"

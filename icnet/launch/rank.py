@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from icnet.config import TrainerConfig
 from icnet.errors import UserError
+from icnet.run.paths import RunPaths
 
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
 WAIT_FOR_FOLDER = timedelta(minutes=10)
@@ -80,7 +81,7 @@ def fit_to(place: Place, trainer: TrainerConfig, given: list[str]) -> None:
 def log_path(folder: Path, job: str, devices: int | list[int], place: Place) -> Path:
     """Return where a process writes: ``<job>_<device>.log``, with the node's number on all nodes but the first."""
     device = devices[place.local_rank] if isinstance(devices, list) else place.local_rank
-    return folder / (f"{job}_node{place.node}_{device}.log" if place.node else f"{job}_{device}.log")
+    return RunPaths(folder).log(job, device, place.node)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from omegaconf import DictConfig
 from icnet.report.formats import print_failures, print_table
 from icnet.report.sweep_page import write_table
 from icnet.report.table import sweep_title, tabulate
+from icnet.run.paths import failures_below
 from icnet.run.reader import read_sweep
 
 log = logging.getLogger(__name__)
 
 EXIT_STATUS = {"died": 1, "failed": 2}
-"""Of the command, by what the ``error.txt`` of a failed job begins with."""
+"""Of the command, by what the line of a failed job begins with."""
 
 
 class SweepTable(Callback):
@@ -27,7 +28,7 @@ class SweepTable(Callback):
         """Forget how jobs of an earlier sweep into this folder failed; keep the configuration for ``command``."""
         HydraConfig.instance().set_config(config)
         _quiet_optuna()
-        for path in Path(config.hydra.sweep.dir).glob("*/error.txt"):
+        for path in failures_below(Path(config.hydra.sweep.dir)):
             path.unlink(missing_ok=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -43,7 +44,7 @@ class SweepTable(Callback):
                 print_failures(table)
         except Exception as error:  # the runs are done, and nothing may be lost for the sake of their table
             log.warning("no report of %s (%s); python -m icnet.report makes it again", folder, _one_line(error))
-        status = [status for path in folder.glob("*/error.txt") if (status := _status(path))]
+        status = [status for path in failures_below(folder) if (status := _status(path))]
         if status:
             sys.exit(min(status))  # Hydra would only warn of any other exception here
 

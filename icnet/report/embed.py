@@ -2,11 +2,10 @@
 
 import base64
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from icnet.run.paths import EXTREMES
+from icnet.run.paths import RunPaths, epoch_of, extremes_scores, split_extreme
 
 BUDGET = 2_700_000  # bytes of all pictures of a page; a third more as text, within 5 MB with the rest
 WIDTHS = (1800, 1440, 1200, 960, 720, 480)  # pixels, tried in turn
@@ -27,18 +26,17 @@ class Picture:
 
 def pictures(run: Path) -> list[Picture]:
     """Return the best and the worst images of a run, else those of its last validation, as far as they can be read."""
-    folder = run / EXTREMES
-    extremes = [(path, found) for path in sorted(folder.glob("*.jpg"))
-                if (found := re.fullmatch(r"(best|worst)_(\d+)_(.*)", path.stem))]  # fmt: skip
+    paths = RunPaths(run)
+    extremes = [(*parts, path) for path in paths.extremes.glob("*.jpg") if (parts := split_extreme(path))]
     if extremes:
-        extremes.sort(key=lambda item: (item[1][1], int(item[1][2])))
-        extremes = [item for item in extremes if int(item[1][2]) <= MOST // 2]  # as many of each
-        mious = _mious(folder / "extremes.json")
+        mious = _mious(extremes_scores(paths.extremes))
         shown = [
-            (path, f"{found[1]} {found[2]}", found[3], mious.get(path.name)) for path, found in extremes
-        ]  # fmt: skip
+            (path, f"{kind} {number}", name, mious.get(path.name))
+            for kind, number, name, path in sorted(extremes)
+            if number <= MOST // 2  # as many of each
+        ]
     else:
-        shown = [(path, "", path.stem, None) for path in _latest(run / "pictures")]
+        shown = [(path, "", path.stem, None) for path in _latest(paths.pictures)]
     shown = shown[:MOST]
     made = []
     for path, kind, name, miou in shown:
@@ -59,9 +57,8 @@ def _mious(path: Path) -> dict[str, float]:
 def _latest(folder: Path) -> list[Path]:
     """Return the pictures of the highest epoch; all where names tell none."""
     paths = sorted(folder.glob("*.jpg"))
-    epochs = {path: int(found[1]) for path in paths if (found := re.search(r"_epoch(\d+)$", path.stem))}
-    last = max(epochs.values(), default=None)
-    return [path for path in paths if epochs.get(path) == last]
+    last = max((epoch for path in paths if (epoch := epoch_of(path)) is not None), default=None)
+    return [path for path in paths if epoch_of(path) == last]
 
 
 def _shrink(path: Path, share: int) -> tuple[str, int, int] | None:

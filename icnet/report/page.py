@@ -1,6 +1,5 @@
 """Filling templates: every page is one file that needs no other."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +8,7 @@ from typing import Any
 
 from icnet.errors import UserError
 from icnet.report import plots
+from icnet.run import files
 from icnet.run.reader import Points
 
 _LINES = ("solid", "dashed", "dotted", "dashed")  # the nearest that CSS has to the dashes of plots
@@ -87,20 +87,12 @@ def write(path: Path, text: str) -> None:
     Raises:
         UserError: If its folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        files.write_text(path, text)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
 
 
-def versions(results: Mapping[str, Any]) -> str:
-    """Return the versions of packages as one line."""
-    return ", ".join(f"{name} {version}" for name, version in (results.get("versions") or {}).items())
-
-
 def present(figures: Sequence[Figure | None]) -> list[Figure]:
-    """Leave out the plots that had nothing to show."""
+    """Return the plots that have something to show."""
     return [figure for figure in figures if figure]

@@ -1,4 +1,4 @@
-"""The hyperparameter tables of the described system, as figures to stand beside ours."""
+"""The hyperparameter tables of the Ascend port, as figures to stand beside ours."""
 
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ def device_kind(run: Run) -> str:
     asked = run.config("trainer.accelerator", "auto")
     if asked != "auto":
         return asked
-    device = str(run.results.get("device") or "")
+    device = run.record.device or ""
     if device.startswith("CPU"):
         return "cpu"
     return "npu" if device.startswith("Ascend") else "gpu"
@@ -91,21 +91,22 @@ def shortfalls(run: Run, row: Row) -> list[str]:
     found = []
     if run.status != "done":
         found.append(run.status)
-    if (run.config("data.name"), run.results.get("data")) != ("cityscapes", "cityscapes"):
-        found.append(f"data {run.results.get('data')}")
-    epochs = run.results.get("epochs") or 0
+    results = run.training
+    if (run.config("data.name"), run.record.data) != ("cityscapes", "cityscapes"):
+        found.append(f"data {run.record.data}")
+    epochs = results.epochs or 0
     if epochs != EPOCHS:
         found.append(f"{epochs} of {EPOCHS} epochs" if epochs < EPOCHS else f"{epochs} epochs instead of {EPOCHS}")
-    kind, devices = device_kind(run), run.results.get("devices")
+    kind, devices = device_kind(run), results.devices
     if (kind, devices) != (row.kind, DEVICES):
         found.append(f"{devices} {kind} instead of {DEVICES} {row.kind}")
     for key, expected in RECIPE.items():
         allowed = expected if isinstance(expected, tuple) else (expected,)
         if (given := run.config(key, allowed[0])) not in allowed:
             found.append(f"{key} {given} instead of {allowed[0]}")
-    if (images := run.results.get("val_images") or VAL_IMAGES) != VAL_IMAGES:
+    if (images := run.record.val_images or VAL_IMAGES) != VAL_IMAGES:
         found.append(f"{images} validation images instead of {VAL_IMAGES}")
     found += limits(run)
-    if run.results.get("model") != MODEL:
-        found.append(f"{run.results.get('model')} instead of {MODEL}")
+    if run.record.model != MODEL:
+        found.append(f"{run.record.model} instead of {MODEL}")
     return found

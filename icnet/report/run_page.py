@@ -10,7 +10,9 @@ from icnet.report.embed import pictures
 from icnet.report.plots import group
 from icnet.report.table import NO_RESULTS, REDUCED, Entry, is_synthetic, number, percent, rate, signed, tabulate
 from icnet.run.differences import changed
+from icnet.run.paths import RunPaths
 from icnet.run.reader import Run, read_run
+from icnet.run.results import Performance, Results, TrainingRecord
 
 MEASURED = {
     "steps": "steps that were timed",
@@ -20,14 +22,14 @@ MEASURED = {
     "step_ms_p90": "step, 90th percentile ms",
     "peak_memory_mb": "peak memory MB",
 }
-"""What the key ``performance`` of results.json holds, and what to call it; ``images_per_s`` is shown already."""
+"""What ``Performance`` holds, and what to call it; ``images_per_s`` is shown already."""
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
-    """Write ``report.html`` of a training or an evaluation into its folder; it needs nothing else to be looked at.
+    """Write the page of a training or an evaluation into its folder; it needs nothing else to be looked at.
 
     Args:
-        folder: The run's folder, with ``results.json``. Curves, overrides and pictures are shown where they are there.
+        folder: The run's folder, with results. Curves, overrides and pictures are shown where they are there.
         output: Folder for the page; None for the run's.
 
     Returns:
@@ -36,27 +38,26 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: If there are no results, or the page cannot be written.
     """
-    folder = Path(folder)
-    run = read_run(folder)
-    if not run.results:
-        raise UserError(f"{folder} holds no results.json; give the folder of a training or an evaluation")
-    results, shown = run.results, pictures(folder)
+    paths, run = RunPaths(Path(folder)), read_run(Path(folder))
+    if run.results is None:
+        raise UserError(f"{folder} holds no {paths.results.name}; give the folder of a training or an evaluation")
+    results, shown = run.results, pictures(paths.folder)
     entry = tabulate([run], "").entries[0]
     extremes = any(picture.kind for picture in shown)
-    is_training = "ckpt" not in results
+    is_training = isinstance(results, TrainingRecord)
     return page.write_page(
-        (output or folder) / "report.html",
+        RunPaths(output or paths.folder).report,
         "run.html",
-        title=f"{'Training' if is_training else 'Evaluation'} of {results.get('model')} on {results.get('data')}",
+        title=f"{'Training' if is_training else 'Evaluation'} of {results.model} on {results.data}",
         subtitle=f"{run.name}: {run.status}",
         warning=_warning(entry),
         failure=run.failure,
         facts=_facts(entry),
         figures=_figures(run),
         classes=_classes(results),
-        classes_note=_classes_note(results),
-        shares=bool(results.get("confusion")),
-        categories=[_row(name, value) for name, value in (results.get("iou_category") or {}).items()],
+        classes_note=_classes_note(run),
+        shares=bool(results.confusion),
+        categories=[_row(name, value) for name, value in (run.evaluation.iou_category or {}).items()],
         matrix=_matrix(results),
         pictures=[vars(picture) | {"miou_text": percent(picture.miou)} for picture in shown],
         pictures_title="Best and worst images" if extremes else "Images",
@@ -83,36 +84,34 @@ def _fact(label: str, value: str, note: str = "") -> dict[str, str]:
 
 def _facts(entry: Entry) -> list[dict[str, str]]:
     """Return the headline numbers."""
-    run, results = entry.run, entry.run.results
+    run, results, training = entry.run, entry.run.record, entry.run.training
     facts = []
-    if results.get("best_miou") is not None:
-        facts.append(_fact("best mIoU", f"{percent(results['best_miou'])} %", f"epoch {results.get('best_epoch')}"))
+    if training.best_miou is not None:
+        facts.append(_fact("best mIoU", f"{percent(training.best_miou)} %", f"epoch {training.best_epoch}"))
     if run.final_miou is not None:
         label = "final mIoU" if run.history else "mIoU"
         facts.append(_fact(label, f"{percent(run.final_miou)} %", "last validation" if run.history else ""))
-    if results.get("miou_running_mean") is not None:
+    if results.miou_running_mean is not None:
         best = f"best {percent(run.best_running_mean)} %" if run.best_running_mean is not None else ""
-        facts.append(_fact("running mean of mIoU", f"{percent(results['miou_running_mean'])} %", best))
+        facts.append(_fact("running mean of mIoU", f"{percent(results.miou_running_mean)} %", best))
     if entry.published:
         row, (final, best_) = entry.published, entry.differences
         difference = "not compared" if final is None else f"difference {signed(final)} / {signed(best_)}"
         note = f"best {row.best:.1f} %; {difference}"
         facts.append(_fact("published running mean", f"{row.final:.1f} %", note))
-    for label, key in (("pixel accuracy", "pixel_acc"), ("category mIoU", "category_miou")):
-        if results.get(key) is not None:
-            facts.append(_fact(label, f"{percent(results[key])} %"))
-    if results.get("images_per_s") is not None:
-        facts.append(_fact("images/s", rate(results["images_per_s"]), _where(run)))
-    if results.get("epochs") is not None:
-        steps, seconds = results.get("steps"), results.get("seconds")
-        epochs = f"{results['epochs']} epoch{'' if results['epochs'] == 1 else 's'}"
-        facts.append(_fact("trained", epochs, f"{steps} steps in {_duration(seconds)}"))
+    means = (("pixel accuracy", results.pixel_acc), ("category mIoU", run.evaluation.category_miou))
+    facts += [_fact(label, f"{percent(value)} %") for label, value in means if value is not None]
+    if results.images_per_s is not None:
+        facts.append(_fact("images/s", rate(results.images_per_s), _where(run)))
+    if training.epochs is not None:
+        epochs = f"{training.epochs} epoch{'' if training.epochs == 1 else 's'}"
+        facts.append(_fact("trained", epochs, f"{training.steps} steps in {_duration(training.seconds)}"))
     return facts
 
 
 def _where(run: Run) -> str:
-    devices = run.results.get("devices")
-    return f"{devices} x {run.results.get('device')}" if devices else str(run.results.get("device") or "")
+    device, devices = run.record.device, run.training.devices
+    return f"{devices} x {device}" if devices else device or ""
 
 
 def _duration(seconds: float | None) -> str:
@@ -155,37 +154,31 @@ def _row(name: str, value: float | None) -> dict[str, Any]:
     }
 
 
-def _classes(results: dict[str, Any]) -> list[dict[str, Any]]:
-    iou, confusion = results.get("iou") or {}, results.get("confusion")
+def _classes(results: Results) -> list[dict[str, Any]]:
+    iou, confusion = results.iou or {}, results.confusion
     total = sum(map(sum, confusion)) if confusion else 0
     shares = [sum(row) / total if total else 0 for row in confusion] if confusion else [None] * len(iou)
-    colors = _colors(list(iou))
+    palette = results.palette or []
+    colors = (
+        [f"rgb({', '.join(map(str, color))})" for color in palette] if len(palette) == len(iou) else [""] * len(iou)
+    )
     return [
         _row(name, value) | {"color": color, "share": share, "share_text": percent(share)}
         for (name, value), color, share in zip(iou.items(), colors, shares, strict=True)
     ]
 
 
-def _colors(names: list[str]) -> list[str]:
-    """Return the data set's colours; none if the classes are somebody's own."""
-    from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES
-
-    for table in (CITYSCAPES_CLASSES, CAMVID_CLASSES):
-        if names == list(table.names):
-            return ["#%02x%02x%02x" % color for color in table.palette]  # noqa: UP031 - the shortest for a triple
-    return [""] * len(names)
+def _classes_note(run: Run) -> str:
+    results = run.record
+    if not run.history:
+        images = f", {results.val_images} images" if results.val_images else ""
+        return f"On {results.data}, {run.evaluation.split or 'val'}{images}."
+    return f"Of the last validation, after epoch {run.history[-1].epoch}."
 
 
-def _classes_note(results: dict[str, Any]) -> str:
-    if not results.get("history"):
-        images = f", {results['val_images']} images" if results.get("val_images") else ""
-        return f"On {results.get('data')}, {results.get('split', 'val')}{images}."
-    return f"Of the last validation, after epoch {results['history'][-1]['epoch']}."
-
-
-def _matrix(results: dict[str, Any]) -> dict[str, Any] | None:
+def _matrix(results: Results) -> dict[str, Any] | None:
     """Return the confusion matrix in shares of each label's pixels."""
-    confusion, names = results.get("confusion"), list(results.get("iou") or {})
+    confusion, names = results.confusion, list(results.iou or {})
     if not confusion or len(confusion) != len(names):
         return None
     rows = []
@@ -202,39 +195,34 @@ def _cell(share: float) -> dict[str, Any]:
 
 
 def _throughput(run: Run) -> list[tuple[str, str]]:
-    results = run.results
+    training, measured = run.training, run.training.performance or Performance()
+    wait = measured.data_wait_share
     rows = [
-        ("images/s", results.get("images_per_s")),
-        ("devices", results.get("devices")),
-        (
-            "images per device and step",
-            run.config("trainer.batch_size") if run.history or "epochs" in results else None,
-        ),
+        ("images/s", run.record.images_per_s),
+        ("devices", training.devices),
+        ("images per device and step", None if training.epochs is None else run.config("trainer.batch_size")),
         ("loader processes per device", run.config("data.workers")),
-        ("steps", results.get("steps")),
-        ("seconds", results.get("seconds")),
+        ("steps", training.steps),
+        ("seconds", training.seconds),
+        *((label, getattr(measured, key)) for key, label in MEASURED.items()),
+        ("waiting for data", None if wait is None else f"{percent(wait)} %"),
     ]
-    measured = results.get("performance")
-    if isinstance(measured, dict):
-        rows += [(label, measured.get(key)) for key, label in MEASURED.items()]
-        wait = measured.get("data_wait_share")
-        rows.append(("waiting for data", None if wait is None else f"{percent(wait)} %"))
     return [(label, f"{value:.2f}" if isinstance(value, float) else str(value)) for label, value in rows
             if value is not None]  # fmt: skip
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
-    results = run.results
+    results, training, evaluation = run.record, run.training, run.evaluation
     rows = [
         ("device", _where(run)),
-        ("opt level", results.get("opt_level") or run.config("amp.opt_level")),
-        ("loss scale", results.get("loss_scale")),
-        ("skipped steps", results.get("skipped_steps")),
-        ("seed", results.get("seed")),
-        ("checkpoint", results.get("ckpt")),
-        ("SHA-256 of the checkpoint", results.get("ckpt_sha256")),
-        ("runtime", results.get("runtime")),
-        ("versions", page.versions(results) or None),
-        ("git revision", results.get("git_revision")),
+        ("opt level", training.opt_level or run.config("amp.opt_level")),
+        ("loss scale", training.loss_scale),
+        ("skipped steps", training.skipped_steps),
+        ("seed", results.seed),
+        ("checkpoint", evaluation.ckpt),
+        ("SHA-256 of the checkpoint", evaluation.ckpt_sha256),
+        ("runtime", evaluation.runtime),
+        ("versions", ", ".join(f"{name} {version}" for name, version in (results.versions or {}).items()) or None),
+        ("git revision", results.git_revision),
     ]
     return [(label, number(value)) for label, value in rows if value is not None]

@@ -11,7 +11,9 @@ from icnet.report.formats import comma_separated, markdown
 from icnet.report.table import Entry, Table, percent, signed
 from icnet.run.differences import differing
 from icnet.run.differences import text as plain
+from icnet.run.paths import RunPaths
 from icnet.run.reader import Points, Run
+from icnet.run.results import ByClass
 
 
 def write_table(table: Table, folder: Path, name: str = "report") -> Path:
@@ -32,7 +34,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
     page.write(folder / f"{name}.csv", comma_separated(table))
     runs = [entry.run for entry in table.entries]
     named = [replace(entry.run, name=entry.label) for entry in table.entries]
-    scored = [run for run in runs if run.results.get("iou")]
+    scored = [run for run in runs if run.record.iou]
     return page.write_page(
         folder / f"{name}.html",
         "sweep.html",
@@ -49,7 +51,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
         reasons=table.reasons,
         mixed=len(table.data) > 1,
         classes=class_rows(scored),
-        other_classes=len({tuple(run.results["iou"]) for run in scored}) > 1,
+        other_classes=_have_other_classes(scored),
         names=[run.name for run in scored],
         wins=_wins(scored),
         differences=differences(scored),
@@ -60,7 +62,7 @@ def write_table(table: Table, folder: Path, name: str = "report") -> Path:
 
 
 def _row(table: Table, entry: Entry, folder: Path) -> dict[str, Any]:
-    own = entry.run.folder / "report.html"
+    own = RunPaths(entry.run.folder).report
     cells = []
     for column in table.columns:
         first = next((value for value in column.values(entry) if value is not None), "")
@@ -95,13 +97,21 @@ def _figures(runs: Sequence[Run]) -> list[page.Figure]:
     )
 
 
+def _iou(run: Run) -> ByClass:
+    return run.record.iou or {}
+
+
+def _have_other_classes(runs: Sequence[Run]) -> bool:
+    return len({tuple(_iou(run)) for run in runs}) > 1
+
+
 def class_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return each class with its IoU in every run and who is best in it; nothing if the runs have other classes."""
-    if len(runs) < 2 or len({tuple(run.results["iou"]) for run in runs}) > 1:
+    if len(runs) < 2 or _have_other_classes(runs):
         return []
     rows = []
-    for name in runs[0].results["iou"]:
-        values = [run.results["iou"][name] for run in runs]
+    for name in _iou(runs[0]):
+        values = [_iou(run)[name] for run in runs]
         known = [value for value in values if value is not None]
         top = max(known, default=None)
         best = [value is not None and value == top and top > 0 and top > min(known) for value in values]
@@ -161,10 +171,10 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     """
     if not class_rows(runs):
         return []
-    ranked = sorted(runs, key=lambda run: -_mean(run.results["iou"]))
+    ranked = sorted(runs, key=lambda run: -_mean(_iou(run)))
     leader, found = ranked[0], []
     for other in ranked[1:]:
-        mine, theirs = leader.results["iou"], other.results["iou"]
+        mine, theirs = _iou(leader), _iou(other)
         counts = [max(1, sum(value is not None for value in iou.values())) for iou in (mine, theirs)]
         rows = [
             (name, mine[name], theirs[name], (mine[name] or 0) / counts[0] - (theirs[name] or 0) / counts[1])
@@ -184,7 +194,8 @@ def _differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Return the keys of the configuration that differ, and what else tells the runs apart."""
     found = differing(runs)
     for key in ("model", "device", "devices", "git_revision", "ckpt", "runtime"):
-        values = [plain(run.results[key]) if run.results.get(key) is not None else "" for run in runs]
+        facts = [getattr(run.results, key, None) for run in runs]  # some are of trainings or evaluations only
+        values = ["" if fact is None else plain(fact) for fact in facts]
         if len(set(values)) > 1 and key not in dict(found):
             found.append((key, values))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from icnet.report.published import SPEED, Row, limits, match, shortfalls
 from icnet.run.reader import Run
+from icnet.run.results import EvaluationRecord
 
 SETTINGS = {
     "batch": "trainer.batch_size",
@@ -70,7 +71,7 @@ class Entry:
         """Final and best running mean minus published, 0-1; None where that would compare unlike with like."""
         if self.published is None or self.marks:
             return None, None
-        ours = (self.run.results.get("miou_running_mean"), self.run.best_running_mean)
+        ours = (self.run.record.miou_running_mean, self.run.best_running_mean)
         theirs = (self.published.final, self.published.best)
         final, best = (
             None if mine is None else mine - their / 100 for mine, their in zip(ours, theirs, strict=True)
@@ -117,15 +118,15 @@ def rate(value: float | None) -> str:
 
 COLUMNS = (
     Column("final mIoU %", lambda entry: (entry.run.final_miou,), percent, ("final_miou",)),
-    Column("best mIoU %", lambda entry: (entry.run.results.get("best_miou"),), percent, ("best_miou",)),
-    Column("best epoch", lambda entry: (entry.run.results.get("best_epoch"),), number, ("best_epoch",)),
+    Column("best mIoU %", lambda entry: (entry.run.training.best_miou,), percent, ("best_miou",)),
+    Column("best epoch", lambda entry: (entry.run.training.best_epoch,), number, ("best_epoch",)),
     Column(
         "running mean % (final / best)",
-        lambda entry: (entry.run.results.get("miou_running_mean"), entry.run.best_running_mean),
+        lambda entry: (entry.run.record.miou_running_mean, entry.run.best_running_mean),
         percent,
         ("running_mean", "best_running_mean"),
     ),
-    Column("images/s", lambda entry: (entry.run.results.get("images_per_s"),), rate, ("images_per_s",)),
+    Column("images/s", lambda entry: (entry.run.record.images_per_s,), rate, ("images_per_s",)),
     Column(
         "published % (final / best)",
         lambda entry: (row.final / 100, row.best / 100) if (row := entry.published) else (None, None),
@@ -161,7 +162,7 @@ class Table:
     @property
     def data(self) -> list[str]:
         """Titles of the data that the runs were scored on."""
-        return sorted({str(entry.run.results["data"]) for entry in self.entries if entry.run.results.get("data")})
+        return sorted({data for entry in self.entries if (data := entry.run.record.data)})
 
     @property
     def subtitle(self) -> str:
@@ -205,7 +206,7 @@ def _which(names: list[str], count: int) -> str:
 
 def is_synthetic(run: Run) -> bool:
     """Tell whether a run was scored on drawn pictures."""
-    return "synthetic" in str(run.results.get("data", ""))
+    return "synthetic" in (run.record.data or "")
 
 
 def tabulate(runs: Sequence[Run], title: str, *, sweep: bool = True) -> Table:
@@ -259,9 +260,12 @@ def _varied(runs: Sequence[Run]) -> list[dict[str, str]]:
 def _differing(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Return the main settings, as far as they differ between runs of different commands."""
     rows = [
-        {key: number(run.results.get(key)) for key in ("data", "model")}
+        {"data": number(run.record.data), "model": number(run.record.model)}
         # An evaluation's configuration has a batch of training too, which it does not use.
-        | {heading: number(None if "ckpt" in run.results else run.config(key)) for heading, key in SETTINGS.items()}
+        | {
+            heading: number(None if isinstance(run.results, EvaluationRecord) else run.config(key))
+            for heading, key in SETTINGS.items()
+        }
         for run in runs
     ]
     return [{key: value for key, value in row.items() if len({other[key] for other in rows}) > 1} for row in rows]

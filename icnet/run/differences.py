@@ -1,59 +1,85 @@
-"""Which keys of a configuration differ: from the default, or between runs."""
+"""Which keys of a configuration differ: from the default, between runs, or between a run and what was begun."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from icnet.config import MISSING as TO_BE_GIVEN
-from icnet.config import DataConfig, EvalConfig, TrainConfig
+from icnet.config import RENAMED, DataConfig, EvalConfig, TrainConfig
 from icnet.run.reader import Run
-
-FOLLOWS = {"data.batch_size": "trainer.batch_size"}
-"""Keys that take their value from another unless they are given."""
+from icnet.run.results import EvaluationRecord
 
 FREE_MAPPINGS = {"model.options", "loss.weights"}
 """Keys whose value is a mapping, as the networks differ in what is in it."""
 
-UNINTERESTING = {"output_dir", "trainer.progress_bar"}
-"""Keys that change no result."""
+OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss.sub4_weight": 0.4}
+"""What version 0.1 had as defaults; today they are null, for the network's own."""
 
 
 def changed(run: Run) -> list[tuple[str, str, str]]:
-    """Return key, value and default of what a run was made with, where they differ."""
-    config = run.results.get("config") or {}
-    schema = EvalConfig if "ckpt" in config else TrainConfig
-    defaults = dict(_defaults(schema))
-    given = flat(config)
+    """Return key, value and default of what a run was made with, where they differ and a result depends on them."""
+    schema = EvalConfig if isinstance(run.results, EvaluationRecord) else TrainConfig
+    defaults = {key: default for key, (default, _) in _keys(schema).items()}
     found = []
-    for key, value in given.items():
+    for key, value in flat(run.record.config or {}).items():
         default = defaults.get(key, TO_BE_GIVEN)
-        follows = FOLLOWS.get(key)
-        if value == default or key in UNINTERESTING or (follows and value == given.get(follows)):
-            continue
-        found.append((key, text(value), "" if default == TO_BE_GIVEN else text(default)))
+        if value != default and affects_result(key):
+            found.append((key, text(value), "" if default == TO_BE_GIVEN else text(default)))
     return found
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Return each key whose value differs between the runs that have it, with the value in each of them."""
-    configs = [flat(run.results.get("config") or {}) for run in runs]
+    configs = [flat(run.record.config or {}) for run in runs]
     known = [config for config in configs if config]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [(key, [text(config[key]) if key in config else "" for config in configs]) for key in keys]
     return [
         (key, values)
         for key, values in rows
-        if key not in UNINTERESTING and len({text(config[key]) for config in known if key in config}) > 1
+        if affects_result(key) and len({text(config[key]) for config in known if key in config}) > 1
     ]
 
 
-def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return a nested configuration as dotted keys and values; mappings with free keys are values."""
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Name the keys in which two configurations of a training differ.
+
+    Args:
+        before: One of them, or a part of it, nested or as ``flat`` returns it.
+        after: The other one.
+
+    Returns:
+        Texts such as ``optim.lr was 0.1, is 0.2``, of keys that both have and a result depends on.
+    """
+    old, new = (flat(json.loads(json.dumps(config))) for config in (before, after))  # tuples and lists are the same
+    for key, default in OLD_OUTPUT_WEIGHTS.items():
+        for config in (old, new):
+            if config.get(key) == default:
+                config[key] = None
+    return [
+        f"{key} was {text(old[key])}, is {text(new[key])}"
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key] and affects_result(key)
+    ]
+
+
+def affects_result(key: str) -> bool:
+    """Tell whether a run's result depends on a dotted key, as its declaration says; that of an unknown key may."""
+    return all(_keys(schema).get(key, (None, True))[1] for schema in (TrainConfig, EvalConfig))
+
+
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return a nested configuration as dotted keys and values; keys of older versions under the names of today."""
     found: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, dict) and above + key not in FREE_MAPPINGS
-        found |= flat(value, f"{above}{key}.") if nested else {f"{above}{key}": value}
+    for name, value in config.items():
+        key = f"{above}{name}"
+        nested = isinstance(value, Mapping) and key not in FREE_MAPPINGS
+        found |= flat(value, f"{key}.") if nested else {key: value}
+    for old, new in RENAMED.items() if not above else ():
+        if old in found:
+            found = {new: found.pop(old)} | found
     return found
 
 
@@ -62,13 +88,20 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value).replace(" ", "")
 
 
-def _defaults(schema: type, above: str = "") -> Iterator[tuple[str, Any]]:
+@cache
+def _keys(schema: type) -> dict[str, tuple[Any, bool]]:
+    """Return each dotted key of a schema with its default and whether a result depends on it."""
+    return dict(_walk(schema))
+
+
+def _walk(schema: type, above: str = "", affects: bool = True) -> Iterator[tuple[str, tuple[Any, bool]]]:
     for key in fields(schema):
         kind = DataConfig if key.name == "data" and not above else key.type  # eval.py's own kind has nulls everywhere
+        own = affects and key.metadata.get("affects_result", True)
         if isinstance(kind, type) and is_dataclass(kind):
-            yield from _defaults(kind, f"{above}{key.name}.")
+            yield from _walk(kind, f"{above}{key.name}.", own)
         else:
-            yield f"{above}{key.name}", _default(key)
+            yield f"{above}{key.name}", (_default(key), own)
 
 
 def _default(key: Field) -> Any:

@@ -1,7 +1,6 @@
 """Reading what runs left in their folders: results, overrides, errors and curves."""
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -15,6 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from icnet.errors import UserError
+from icnet.run.paths import RunPaths
+from icnet.run.results import EvaluationRecord, Results, TrainingRecord, Validation, read_results
 
 Points = list[tuple[float, float]]
 """A curve: (epochs or steps, value), in order."""
@@ -28,14 +29,14 @@ class Run:
         name: What the run is called in tables.
         folder: Where it lies.
         words: The overrides that it was started with.
-        results: ``results.json``; empty if the run left none.
-        failure: What ``error.txt`` says, or None.
+        results: What it measured; None if the run has no results.
+        failure: Why it failed, or None.
     """
 
     name: str
     folder: Path
     words: list[str]
-    results: dict[str, Any]
+    results: TrainingRecord | EvaluationRecord | None
     failure: str | None = None
 
     @cached_property
@@ -49,27 +50,43 @@ class Run:
         """``done``, ``running`` or ``stopped`` as the results say; ``failed``, ``died`` or ``no results``."""
         if self.failure:
             return self.failure.split(":", 1)[0]
-        return self.results.get("status", "done") if self.results else "no results"
+        if self.results is None:
+            return "no results"
+        return self.training.status or "done"
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def record(self) -> Results:
+        """The results, or an empty record."""
+        return self.results or Results()
+
+    @property
+    def training(self) -> TrainingRecord:
+        """The results of a training; an empty record for anything else."""
+        return self.results if isinstance(self.results, TrainingRecord) else TrainingRecord()
+
+    @property
+    def evaluation(self) -> EvaluationRecord:
+        """The results of an evaluation; an empty record for anything else."""
+        return self.results if isinstance(self.results, EvaluationRecord) else EvaluationRecord()
+
+    @property
+    def history(self) -> list[Validation]:
         """The validations of a training; none for an evaluation."""
-        return self.results.get("history") or []
+        return self.training.history
 
     @property
     def final_miou(self) -> float | None:
         """Of the last validation, or of the evaluation (0-1)."""
-        return self.results.get("final_miou", self.results.get("miou"))
+        return self.evaluation.miou if isinstance(self.results, EvaluationRecord) else self.training.final_miou
 
     @property
     def best_running_mean(self) -> float | None:
         """The highest running mean of mIoU of a training (0-1)."""
-        return max((entry["miou_running_mean"] for entry in self.history if _is_number(entry.get("miou_running_mean"))),
-                   default=None)  # fmt: skip
+        return max((mean for entry in self.history if (mean := entry.miou_running_mean) is not None), default=None)
 
     def config(self, key: str, default: Any = None) -> Any:
         """Return the value of a dotted key of the configuration that the run was made with."""
-        value = self.results.get("config") or {}
+        value: Any = self.record.config or {}
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
                 return default
@@ -79,7 +96,7 @@ class Run:
     @cached_property
     def steps_per_epoch(self) -> float | None:
         """Optimizer steps of one epoch; None if the run does not tell."""
-        steps, epochs = self.results.get("steps"), self.results.get("epochs")
+        steps, epochs = self.training.steps, self.training.epochs
         return steps / epochs if steps and epochs else None
 
     @property
@@ -91,12 +108,12 @@ class Run:
     def curves(self) -> dict[str, Points]:
         """Name to curve, from all CSV files of the run and the history of its results, which is complete."""
         by_step: dict[str, dict[int, float]] = {}
-        for path in sorted(self.folder.glob("csv*/metrics.csv"), key=lambda path: _natural(path.parent.name)):
+        for path in sorted(RunPaths(self.folder).find_curves(), key=lambda path: _natural(path.parent.name)):
             _add_file(by_step, path)
         for name, key in (("val/miou", "miou"), ("val/loss", "val_loss")):
-            seen = {entry["step"]: entry[key] for entry in self.history if _is_number(entry.get(key))}
-            if seen:
-                by_step[name] = seen
+            seen = [(entry.step, getattr(entry, key)) for entry in self.history]
+            if known := {step: value for step, value in seen if step is not None and value is not None}:
+                by_step[name] = known
         unit = self.steps_per_epoch or 1
         return {
             name: [(step / unit, value) for step, value in sorted(points.items())] for name, points in by_step.items()
@@ -118,10 +135,6 @@ def _add_file(by_step: dict[str, dict[int, float]], path: Path) -> None:
                 by_step.setdefault(name, {})[step] = value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def read_run(folder: Path, name: str | None = None) -> Run:
     """Read one run folder.
 
@@ -132,21 +145,22 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     Raises:
         UserError: If a file in it cannot be read.
     """
-    results, failure, words = folder / "results.json", folder / "error.txt", folder / ".hydra" / "overrides.yaml"
+    paths = RunPaths(folder)
+    found = read_results(paths.results)
     try:
-        found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-        loaded = OmegaConf.to_container(OmegaConf.load(words)) if words.exists() else []
-        failed = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
+        loaded = OmegaConf.to_container(OmegaConf.load(paths.overrides)) if paths.overrides.exists() else []
+        failed = paths.failure.read_text(encoding="utf-8").strip() if paths.failure.exists() else ""
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())}); leave it out") from error
-    if not isinstance(found, dict) or not isinstance(loaded, list):
+    if not isinstance(loaded, list):
         raise UserError(f"{folder} holds no results of train.py or eval.py; leave it out")
     return Run(name or folder.resolve().name, folder, [str(word) for word in loaded], found, failed or None)
 
 
 def is_run(folder: Path) -> bool:
     """Tell whether a folder is that of one run, finished or not."""
-    return (folder / "results.json").is_file() or (folder / ".hydra" / "overrides.yaml").is_file()
+    paths = RunPaths(folder)
+    return paths.results.is_file() or paths.overrides.is_file()
 
 
 def read_sweep(folder: Path) -> list[Run]:
@@ -163,12 +177,12 @@ def _read_job(folder: Path) -> Run:
     try:
         return read_run(folder)
     except UserError as error:
-        return Run(folder.resolve().name, folder, [], {}, f"unreadable: {error}")
+        return Run(folder.resolve().name, folder, [], None, f"unreadable: {error}")
 
 
 def _job_number(folder: Path) -> float:
     """Return the number that Hydra gave to a job; infinite if its folder does not tell."""
-    path = folder / ".hydra" / "hydra.yaml"
+    path = RunPaths(folder).hydra_config
     try:
         return float(OmegaConf.select(OmegaConf.load(path), "hydra.job.num")) if path.exists() else math.inf
     except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException):

@@ -1,68 +1,196 @@
-"""``results.json``: what a run measured, and everything needed to know how."""
+"""The schema of ``results.json``, of trainings and of evaluations; the only place that reads and writes the file.
+
+``docs/results.md`` shows it as tables, which ``python -m icnet.run.results`` prints; a test holds both together.
+"""
 
 import json
 import math
-import os
-import platform
-import subprocess
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import torch
+from icnet.errors import UserError
+from icnet.run import files
 
-PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "numpy", "onnx", "onnxruntime", "torch_npu")
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Describe where a run took place: ``device``, ``versions`` and ``git_revision``."""
-    versions = {"python": platform.python_version()}
-    for package in ("icnet", *PACKAGES):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"device": device_name(device), "versions": versions, "git_revision": git_revision()}
+Record = TypeVar("Record")
+ByClass = dict[str, float | None]
 
 
-def device_name(device: torch.device) -> str:
-    """Return the device's name as its maker gives it, for instance ``NVIDIA H200``."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"CPU ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
-    return str(getattr(torch, device.type).get_device_name(device.index or 0))
+def key(meaning: str, unit: str = "", default: Any = None) -> Any:
+    """Declare a key: what it means and its unit. Without a value it is null, as in files of older versions."""
+    return field(default=default, metadata={"meaning": meaning, "unit": unit})
 
 
-def git_revision() -> str | None:
-    """Return the commit of the checkout this package lies in, with ``+`` if it was changed since; None outside one."""
-    folder = Path(__file__).parent
+@dataclass(kw_only=True)
+class Validation:
+    """One validation of a training."""
+
+    epoch: int | None = key("epochs trained before it", "epochs")
+    step: int | None = key("optimizer steps taken before it", "steps")
+    miou: float | None = key("mean over the classes of `iou`", "0-1")
+    pixel_acc: float | None = key("share of the labelled pixels that got their label's class", "0-1")
+    miou_running_mean: float | None = key("what the published tables call mIoU; not the official metric", "0-1")
+    val_loss: float | None = key("mean loss of the validation images")
+    iou: ByClass | None = key("class to intersection over union; null where a class occurs nowhere", "0-1")
+
+
+@dataclass(kw_only=True)
+class Performance:
+    """How fast a training was, after the steps of its warm-up."""
+
+    steps: int | None = key("steps that were timed", "steps")
+    peak_memory_mb: float | None = key("largest memory of the device, on a CPU of the process", "MiB")
+    images_per_s: float | None = key("images of all devices in a second, loading included", "images/s")
+    step_ms_mean: float | None = key("a step, loading included: mean", "ms")
+    step_ms_median: float | None = key("a step: median", "ms")
+    step_ms_p10: float | None = key("a step: 10th percentile", "ms")
+    step_ms_p90: float | None = key("a step: 90th percentile", "ms")
+    data_wait_share: float | None = key("share of the time in which the devices waited for data", "0-1")
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What trainings and evaluations have in common."""
+
+    data: str | None = key("the data set's name; drawn scenes are called synthetic")
+    model: str | None = key("the network's name")
+    seed: int | None = key("the seed of the run")
+    device: str | None = key("one of the devices, as its maker calls it")
+    git_revision: str | None = key("commit of the checkout, with + if files were changed; null outside a checkout")
+    pixel_acc: float | None = key("share of the labelled pixels that got their label's class", "0-1")
+    miou_running_mean: float | None = key("what the published tables call mIoU; not the official metric", "0-1")
+    images_per_s: float | None = key(
+        "images of all devices in a second; in an evaluation without the first", "images/s"
+    )
+    val_images: int | None = key("images in the validation set", "images")
+    iou: ByClass | None = key("class to intersection over union; null where a class occurs nowhere", "0-1")
+    palette: list[list[int]] | None = key("red, green and blue of each class, in the order of `iou`", "0-255")
+    confusion: list[list[int]] | None = key("counts by label (rows) and prediction, in the order of `iou`", "pixels")
+    versions: dict[str, str] | None = key("package to version")
+    config: dict[str, Any] | None = key("every key of the configuration, nested as in `icnet/config.py`")
+
+
+@dataclass(kw_only=True)
+class TrainingRecord(Results):
+    """What a training measured; the scores are those of its last validation."""
+
+    status: str | None = key("`running`, `done`, or `stopped` if the run was ended before its time")
+    final_miou: float | None = key("mIoU of the last validation", "0-1")
+    best_miou: float | None = key("highest mIoU of all validations", "0-1")
+    best_epoch: int | None = key("when that was, counted from 1", "epochs")
+    train_loss: float | None = key("loss of the last step")
+    epochs: int | None = key("epochs trained", "epochs")
+    steps: int | None = key("optimizer steps taken", "steps")
+    seconds: float | None = key("duration, with that of the parts before a resume", "s")
+    devices: int | None = key("processes, with a device each")
+    opt_level: str | None = key("mixed precision: O0, O1, O2 or bf16")
+    loss_scale: float | None = key("the loss scale at the end")
+    skipped_steps: int | None = key("steps left out because of infinite gradients", "steps")
+    performance: Performance | None = key("how fast the last part of the run was")
+    history: list[Validation] = field(
+        default_factory=list, metadata={"meaning": "all validations, in order", "unit": ""}
+    )
+
+
+@dataclass(kw_only=True)
+class EvaluationRecord(Results):
+    """What an evaluation measured."""
+
+    ckpt: str | None = key("the file that was evaluated")
+    ckpt_sha256: str | None = key("its SHA-256 as hexadecimal digits")
+    runtime: str | None = key("what ran the network, such as torch or onnxruntime")
+    split: str | None = key("the split of the data set")
+    miou: float | None = key("mean over the classes of `iou`", "0-1")
+    category_miou: float | None = key("mean over the categories of `iou_category`", "0-1")
+    iou_category: ByClass | None = key("category to intersection over union; null if there are no categories", "0-1")
+
+
+SECTIONS = (
+    ("Trainings and evaluations", Results),
+    ("Trainings only", TrainingRecord),
+    ("Evaluations only", EvaluationRecord),
+    ("An entry of `history`", Validation),
+    ("`performance`", Performance),
+)
+"""Headings of ``docs/results.md`` and the dataclasses that stand below them."""
+
+
+def read_results(path: Path) -> TrainingRecord | EvaluationRecord | None:
+    """Read a run's results, of this version or an older one; keys that this version does not know are left out.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds; None if there is no file, or nothing in it.
+
+    Raises:
+        UserError: If the file cannot be read, or is none of ``train.py`` or ``eval.py``.
+    """
     try:
-        revision, changes = (
-            subprocess.run(  # noqa: S603 - fixed words, no input
-                ["git", *words],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,  # noqa: S607
-            ).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.SubprocessError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
-    return revision + ("+" if changes else "")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path.parent} cannot be read ({reason}); leave it out") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path.parent} holds no results of train.py or eval.py; leave it out")
+    if not found:
+        return None
+    try:
+        return record(EvaluationRecord, found) if "ckpt" in found else record(TrainingRecord, found)
+    except TypeError as error:
+        raise UserError(f"{path.parent} holds no results of train.py or eval.py ({error}); leave it out") from error
+
+
+def write_results(path: Path, results: TrainingRecord | EvaluationRecord) -> None:
+    """Write a run's results, whole or not at all."""
+    files.write_text(path, json.dumps(plain(results), indent=2) + "\n")
+
+
+def record(schema: type[Record], values: Mapping[str, Any]) -> Record:
+    """Make one of the dataclasses above of what is plain, such as a part of a JSON file or of a checkpoint.
+
+    Raises:
+        TypeError: If a value is of another type than its key has.
+    """
+    types = get_type_hints(schema)
+    known = {one.name for one in fields(schema)}  # type: ignore[arg-type]
+    return schema(**{name: _typed(name, values[name], types[name]) for name in values if name in known})
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """Return a value as its type wants it, mappings as dataclasses."""
+    if get_origin(kind) in {Union, UnionType}:
+        if value is None:
+            return None
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if kind is Any:
+        return value
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
+        return record(kind, value)
+    if origin is list and isinstance(value, list):
+        return [_typed(name, item, inner[0]) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {part: _typed(name, item, inner[1]) for part, item in value.items()}
+    if isinstance(value, (int, float) if origin is float else origin) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}")
 
 
 def plain(value: Any) -> Any:
-    """Make a value fit for JSON: tensors become numbers, NaN becomes null, paths become text."""
+    """Make a value fit for JSON: dataclasses become objects, NaN and infinite numbers null, paths text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        items = {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        return dict(sorted(items.items(), key=lambda item: isinstance(item[1], (dict, list))))  # figures before tables
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, torch.Tensor):
-        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Path):
@@ -70,9 +198,32 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write ``results`` as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(plain(results), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def tables() -> str:
+    """Return the schema as the tables of ``docs/results.md``."""
+    return "\n".join(line for heading, schema in SECTIONS for line in _table(heading, schema))
+
+
+def _table(heading: str, schema: type) -> Iterator[str]:
+    yield from (f"## {heading}", "", "| Key | Type | Unit | Meaning |", "|---|---|---|---|")
+    types, inherited = get_type_hints(schema), get_type_hints(schema.__base__) if schema.__base__ is Results else {}
+    for one in fields(schema):
+        if one.name not in inherited:
+            kind, about = _type_name(types[one.name]), one.metadata
+            yield f"| `{one.name}` | {kind} | {about['unit']} | {about['meaning']} |"
+    yield ""
+
+
+def _type_name(kind: Any) -> str:
+    """Return what JSON calls a type."""
+    if get_origin(kind) in {Union, UnionType}:
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is list:
+        return f"array of {_type_name(get_args(kind)[0])}"
+    if get_origin(kind) is dict:
+        inner = get_args(kind)[1]
+        return "object" if inner is Any else f"object of {_type_name(inner)}"
+    return {str: "string", int: "integer", float: "number"}.get(kind, "object")
+
+
+if __name__ == "__main__":
+    print(tables())

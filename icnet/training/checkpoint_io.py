@@ -1,7 +1,5 @@
 """Saving checkpoints so that a crash or a full disk never costs the previous one."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from icnet.errors import UserError
+from icnet.run.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,17 +22,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: If the file cannot be written, for instance on a full disk; an older file of that name is whole.
         """
         target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with atomic_file(target) as file:
                 torch.save(tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), checkpoint), file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch wraps some write errors in a RuntimeError
-            with contextlib.suppress(OSError):
-                partial.unlink()
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             kept = f"; the previous {target.name} is whole" if target.exists() else ""
             raise UserError(

@@ -45,6 +45,7 @@ def write_run(folder: Path, *, iou=None, overrides=(), failure=None, curves=None
     for key, value in keys.items():
         group, _, name = key.rpartition(".")
         nested.setdefault(group, {})[name] = value
+    scale = 65536 if keys["amp.loss_scale"] == "dynamic" else keys["amp.loss_scale"]
     scores = iou or {"road": 0.9, "pole": 0.5}
     history = [
         {"epoch": 100, "step": 2300, "miou": 0.72, "miou_running_mean": 0.691, "val_loss": 0.4, "iou": scores},
@@ -54,7 +55,7 @@ def write_run(folder: Path, *, iou=None, overrides=(), failure=None, curves=None
         "status": "done", "final_miou": 0.7, "best_miou": 0.72, "best_epoch": 100, "pixel_acc": 0.95,
         "miou_running_mean": 0.683, "iou": scores, "train_loss": 0.2, "images_per_s": 147.2, "epochs": 200,
         "steps": 4600, "seconds": 36000.0, "devices": 8, "opt_level": keys["amp.opt_level"],
-        "loss_scale": keys["amp.loss_scale"], "skipped_steps": 0, "history": history, "data": "cityscapes",
+        "loss_scale": scale, "skipped_steps": 0, "history": history, "data": "cityscapes",
         "model": "icnet_resnet50", "seed": 1, "config": nested, "device": "Ascend910B3",
         "versions": {"python": "3.11.7", "torch": "2.13.0"}, "git_revision": "0123456789abcdef",
     }  # fmt: skip

@@ -9,9 +9,9 @@ from html import unescape
 import pytest
 
 from icnet.report import write_report
-from icnet.report.embed import EXTREMES
 from icnet.report.sweep_page import write_table
 from icnet.report.table import tabulate
+from icnet.run.paths import RunPaths
 from icnet.run.reader import read_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -74,7 +74,7 @@ def test_page_of_a_training_in_a_browser(run, picture, look, tmp_path):
     rows = [{"step": step, "train/loss": 5 / (step + 1), "perf/images_per_s": 1.0} for step in range(9, 4600, 10)]
     folder = run(tmp_path / ("run" * 30), iou=iou, curves={"csv": rows}, overrides=[f"data.root=/{'x' * 300}"])
     for name in ("best_1_a.jpg", "worst_1_b.jpg"):
-        picture(folder / EXTREMES / name)
+        picture(RunPaths(folder).extremes / name)
     found = look(write_report(folder))
     assert found["pictures"] == [512, 512]
     assert len(found["plots"]) == 3

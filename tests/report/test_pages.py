@@ -8,10 +8,10 @@ import pytest
 
 from icnet.errors import UserError
 from icnet.report import write_report
-from icnet.report.embed import EXTREMES
 from icnet.report.sweep_page import write_table
 from icnet.report.table import tabulate
 from icnet.run.differences import changed
+from icnet.run.paths import RunPaths
 from icnet.run.reader import read_run
 
 VOID = {"meta", "link", "img", "br", "wbr"}
@@ -108,7 +108,9 @@ def test_synthetic_training_says_so_first(run, tmp_path):
 
 
 def test_evaluation_has_a_page_with_its_confusion_in_percent_of_labels(evaluation, tmp_path):
-    page = check(write_report(evaluation(tmp_path / "run")))
+    page = check(write_report(evaluation(tmp_path / "run", palette=[[128, 64, 128], [1, 2, 3], [0, 80, 100]])))
+    swatches = [attrs.get("style") for attrs in page.tags("span") if attrs.get("class") == "swatch"]
+    assert swatches == [f"background: rgb({color})" for color in ("128, 64, 128", "1, 2, 3", "0, 80, 100")]
     titles = [attrs["title"] for attrs in page.tags("td") if "title" in attrs]
     assert titles[:5] == [
         "road taken for road: 75.00 %", "road taken for pole: 25.00 %", "road taken for train: 0.00 %",
@@ -122,9 +124,9 @@ def test_evaluation_has_a_page_with_its_confusion_in_percent_of_labels(evaluatio
 def test_best_and_worst_images_come_in_order_with_their_miou(run, picture, tmp_path):
     folder = run(tmp_path / "run")
     for name in ("worst_1_c.jpg", "best_2_b.jpg", "best_1_a.jpg"):
-        picture(folder / EXTREMES / name)
+        picture(RunPaths(folder).extremes / name)
     picture(folder / "pictures" / "other_epoch001.jpg")
-    (folder / EXTREMES / "extremes.json").write_text(json.dumps({"best_1_a.jpg": 0.9, "worst_1_c.jpg": None}))
+    (RunPaths(folder).extremes / "extremes.json").write_text(json.dumps({"best_1_a.jpg": 0.9, "worst_1_c.jpg": None}))
     page = check(write_report(folder))
     assert [attrs["alt"].split(":")[0] for attrs in page.tags("img")] == ["a", "b", "c"]
     assert "best 1 a, mIoU 90.0 % best 2 b worst 1 c" in page.words
@@ -175,9 +177,19 @@ def test_comparison_warns_of_different_data(run, tmp_path):
 
 
 def test_configuration_is_compared_with_the_defaults(run, tmp_path):
-    folder = run(tmp_path / "run", config={"trainer.batch_size": 9, "data.batch_size": 9, "old.key": True})
+    folder = run(
+        tmp_path / "run",
+        config={
+            "trainer.batch_size": 9,
+            "data.batch_size": 9,
+            "old.key": True,
+            "data.workers": 1,
+            "logger.wandb": True,
+        },
+    )
     found = {key: (value, default) for key, value, default in changed(read_run(folder))}
     assert found["trainer.batch_size"] == ("9", "7")
+    assert not found.keys() & {"data.workers", "logger.wandb"}  # no result depends on them
     assert found["optim.lr"] == ("0.1", "0.01")
     assert found["old.key"] == ("true", "")
     assert found["data.name"] == ("cityscapes", "")
@@ -197,10 +209,10 @@ def test_page_that_cannot_be_written_is_named(run, tmp_path):
 
 def test_page_shows_as_many_worst_images_as_best(run, picture, tmp_path):
     folder = run(tmp_path / "0")
-    (folder / EXTREMES).mkdir(parents=True)
+    (RunPaths(folder).extremes).mkdir(parents=True)
     for kind in ("best", "worst"):
         for number in range(1, 7):
-            picture(folder / EXTREMES / f"{kind}_{number}_x.jpg")
+            picture(RunPaths(folder).extremes / f"{kind}_{number}_x.jpg")
     text = write_report(folder).read_text()
     kinds = re.findall(r"<b>((?:best|worst) \d)</b>", text)
     assert kinds == [f"{kind} {number}" for kind in ("best", "worst") for number in (1, 2, 3)]

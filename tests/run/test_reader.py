@@ -39,7 +39,7 @@ def test_sweep_is_in_the_order_of_its_jobs(run, tmp_path):
 
 def test_failed_job_has_its_line_as_status(run, tmp_path):
     failed = read_run(run(tmp_path / "0", failure="died: rank 1 was killed\n"))
-    assert (failed.status, failed.failure, failed.results) == ("died", "died: rank 1 was killed", {})
+    assert (failed.status, failed.failure, failed.results) == ("died", "died: rank 1 was killed", None)
 
 
 def test_override_given_twice_counts_as_hydra_counts_it(run, tmp_path):

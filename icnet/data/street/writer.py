@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import re
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.progress import Progress
 
 from icnet.data.street.scene import draw_scene
 from icnet.errors import UserError
+from icnet.run.files import is_being_written, write_bytes
 
 NAME = "street (synthetic)"
 """How the data set is called in progress bars, logs and reports."""
@@ -25,10 +24,9 @@ VERSION = 1
 _RECORD = "street.json"
 _CITIES = {"train": "streetville", "val": "gardenham", "test": "laneborough"}
 _OTHER_CITY = "roadwick"
-_TEMPORARY_SECONDS = 60  # a temporary file older than this was left by an interruption
 _NOTE = "synthetic scenes drawn by icnet.data.street; this is not Cityscapes"
 _OWN_FILE = re.compile(
-    rf"({'|'.join([*_CITIES.values(), _OTHER_CITY])})_\d{{6}}_000019_(leftImg8bit|gtFine_labelIds)\.png(\.\d+\.tmp)?"
+    rf"\.?({'|'.join([*_CITIES.values(), _OTHER_CITY])})_\d{{6}}_000019_(leftImg8bit|gtFine_labelIds)\.png(\.\d+\.tmp)?"
 )
 
 
@@ -104,25 +102,12 @@ def _write_scene(root: Path, split: str, index: int, height: int, width: int, se
     image, labels = draw_scene(seed, height, width)
     for path, pixels in zip(_paths(root, split, index), (image[..., ::-1], labels), strict=True):
         data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-        _write_atomic(path, data)
-
-
-def _write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+        write_bytes(path, data, sync=False)  # hundreds of them, and drawn again if the machine crashes
 
 
 def _write_record(root: Path, record: dict[str, object]) -> None:
     """Write ``street.json``."""
-    _write_atomic(root / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    write_bytes(root / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _read_record(root: Path) -> dict[str, object] | None:
@@ -161,17 +146,9 @@ def _own_files(root: Path) -> Iterator[Path]:
 def _remove_stale(root: Path, keep: set[Path]) -> None:
     """Remove own files that do not belong to the new data set, and the folders that this empties."""
     for path in list(_own_files(root)):
-        if path in keep or _is_being_written(path):
+        if path in keep or is_being_written(path):
             continue
         path.unlink(missing_ok=True)
         for folder in (path.parent, path.parent.parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _is_being_written(path: Path) -> bool:
-    """Tell whether this is a young temporary file, which another process may be about to rename."""
-    try:
-        return path.suffix == ".tmp" and time.time() - path.stat().st_mtime < _TEMPORARY_SECONDS
-    except FileNotFoundError:
-        return True

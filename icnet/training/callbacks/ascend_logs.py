@@ -1,4 +1,4 @@
-"""The result files of the ICNet for Ascend that the published NPU table was made with: same names, keys and units."""
+"""The result files of the Ascend port that the published NPU table was made with: same names, keys and units."""
 
 import platform
 from pathlib import Path
@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from icnet.run import files
+from icnet.run.paths import RunPaths
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.training_results import TrainingResults
 
@@ -18,18 +20,18 @@ KINDS = ("perf", "acc")
 class AscendLogs(Callback):
     """Write ``<case>.log`` (``key = value`` lines) and ``<case>_loss.txt`` (one loss per line) at the end of a run.
 
-    The case is ``ICNet_bs<batch over all devices>_<devices>p_<kind>``. ``TrainAccuracy`` is the mIoU as that system
-    reports it, the running mean, in percent; the official one stands in ``results.json``.
+    The case is ``ICNet_bs<batch over all devices>_<devices>p_<kind>``. ``TrainAccuracy`` is the mIoU as the Ascend
+    port reports it, the running mean, in percent; the official one stands in the run's results.
 
     Args:
         folder: Of the run.
         kind: ``perf`` for a short run that measures speed, ``acc`` for a whole one.
         batch_size: Per device.
-        every_n_steps: How often a loss is taken down.
+        every_n_steps: How often a loss is recorded.
     """
 
     def __init__(self, folder: Path, kind: str, batch_size: int, every_n_steps: int) -> None:
-        self.folder = folder
+        self.paths = RunPaths(folder)
         self.kind = kind
         self.batch_size = batch_size
         self.every_n_steps = every_n_steps
@@ -63,11 +65,12 @@ class AscendLogs(Callback):
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         results = next(callback for callback in callbacks if isinstance(callback, TrainingResults))
-        throughput = SpeedMonitor.of(trainer)
-        speed = throughput.images_per_s if throughput and throughput.timed_steps else None
+        monitor = SpeedMonitor.of(trainer)
+        speed = monitor.images_per_s if monitor and monitor.timed_steps else None
         losses = [loss.item() for loss in self._losses or [self._last]]
         images = self.batch_size * trainer.world_size
         case = f"{NETWORK}_bs{images}_{trainer.world_size}p_{self.kind}"
+        mean = results.history[-1].miou_running_mean if results.history else None
         lines: dict[str, Any] = {
             "Network": NETWORK,
             "RankSize": trainer.world_size,
@@ -76,10 +79,10 @@ class AscendLogs(Callback):
             "CaseName": case,
             "ActualFPS": f"{speed:.2f}" if speed else "",
             "TrainingTime": f"{1000 * images / speed:.2f}" if speed else "",  # ms per iteration
-            "TrainAccuracy": f"{100 * results.history[-1]['miou_running_mean']:.2f}" if results.history else "",
+            "TrainAccuracy": "" if mean is None else f"{100 * mean:.2f}",
             "ActualLoss": f"{losses[-1]:.4f}" if losses else "",
             "E2ETrainingTime": f"{results.seconds:.0f}",
         }
         text = "".join(f"{key} = {value}\n" for key, value in lines.items())
-        (self.folder / f"{case}.log").write_text(text, encoding="utf-8")
-        (self.folder / f"{case}_loss.txt").write_text("".join(f"{loss:.4f}\n" for loss in losses), encoding="utf-8")
+        files.write_text(self.paths.ascend_log(case), text)
+        files.write_text(self.paths.ascend_losses(case), "".join(f"{loss:.4f}\n" for loss in losses))

@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from icnet.run.paths import BEST, RunPaths
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps its score when a run is resumed in another folder, where Lightning would forget it.
@@ -15,7 +17,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore, with the paths of this run's folder."""
-        here = str(Path(self.dirpath or "") / "best.ckpt")
+        here = str(Path(self.dirpath or "") / BEST)
         moved = dict(state_dict)
         if moved["best_model_path"] and Path(here).exists():
             moved |= {"best_model_path": here, "kth_best_model_path": here}
@@ -30,7 +32,7 @@ def copy_best_checkpoint(resumed: Path, run: Path) -> None:
         resumed: The checkpoint, such as ``outputs/old/checkpoints/last.ckpt``.
         run: The new run's folder; nothing happens if it is the old one's.
     """
-    source, target = resumed.with_name("best.ckpt"), run / "checkpoints" / "best.ckpt"
+    source, target = resumed.with_name(BEST), RunPaths(run).best
     if source.exists() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)

@@ -13,6 +13,8 @@ from torch import Tensor, distributed
 
 from icnet.data.drawing import comparison, save
 from icnet.data.labels import ClassTable
+from icnet.run import files
+from icnet.run.paths import extreme_picture, extremes_scores
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class _Scored:
 class ExtremeImages(Callback):
     """Draw the images of the highest and the lowest mIoU of the last validation or test.
 
-    Leaves ``best_1_NAME.jpg``, ``worst_1_NAME.jpg`` and so on (image, label, prediction and error side by side) and
+    Writes ``best_1_NAME.jpg``, ``worst_1_NAME.jpg`` and so on (image, label, prediction and error side by side) and
     ``extremes.json`` (file name to mIoU, 0-1). An image's mIoU is the mean over the classes that occur in its label or
     its prediction; images without labels are left out, and none is drawn twice.
 
@@ -74,7 +76,7 @@ class ExtremeImages(Callback):
         self._arrays[scored.index] = [array.cpu().numpy().copy() for array in arrays]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Settle between all processes which are the extremes; each draws its own."""
+        """Find the extremes of all processes; each draws its own."""
         scored = self._scored
         if distributed.is_initialized():
             parts: list[Any] = [None] * distributed.get_world_size()
@@ -102,11 +104,13 @@ class ExtremeImages(Callback):
             if image.index in self._arrays:
                 for old in self.folder.glob(f"{place}_*.jpg"):
                     old.unlink()
-                pixels, truth, guess = self._arrays[image.index]
-                save(self.folder / f"{place}_{image.name}.jpg", comparison(pixels, truth, guess, self.classes))
+                pixels, target, preds = self._arrays[image.index]
+                save(extreme_picture(self.folder, place, image.name), comparison(pixels, target, preds, self.classes))
         if is_global_zero:
-            mious = {f"{place}_{image.name}.jpg": 1 - image.loss for place, image in chosen.items()}
-            (self.folder / "extremes.json").write_text(json.dumps(mious, indent=2), encoding="utf-8")
+            mious = {
+                extreme_picture(self.folder, place, image.name).name: 1 - image.loss for place, image in chosen.items()
+            }
+            files.write_text(extremes_scores(self.folder), json.dumps(mious, indent=2))
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]

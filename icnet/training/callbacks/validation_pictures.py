@@ -10,6 +10,7 @@ from torch import Tensor
 
 from icnet.data.drawing import comparison
 from icnet.data.labels import ClassTable
+from icnet.run.paths import validation_picture
 from icnet.training.segmentation_task import SegmentationTask
 
 
@@ -43,10 +44,10 @@ class ValidationPictures(Callback):
             if self._drawn >= self.count:
                 return
             self._drawn += 1
-            pixels, truth, guess = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
-            picture = comparison(pixels, truth, guess, self.classes)
+            pixels, target, preds = (tensor.cpu().numpy() for tensor in (image.permute(1, 2, 0), mask, pred))
+            picture = comparison(pixels, target, preds, self.classes)
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{name}_epoch{trainer.current_epoch + 1:03d}.jpg"
+            path = validation_picture(self.folder, name, trainer.current_epoch + 1)
             cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):

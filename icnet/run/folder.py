@@ -1,0 +1,77 @@
+"""Whose a run folder is: refused where another run's result would be lost, archived where its run is wanted again."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from icnet.config import TrainConfig
+from icnet.errors import UserError
+from icnet.run.differences import changes
+from icnet.run.paths import RunPaths
+from icnet.run.results import TrainingRecord, read_results
+
+DONE = "done"
+
+
+def refuse_training(folder: Path) -> None:
+    """Refuse a folder that holds a training run.
+
+    Raises:
+        UserError: If its results would be overwritten by an evaluation's.
+    """
+    paths = RunPaths(folder)
+    if paths.checkpoints.exists():
+        raise UserError(
+            f"{folder} holds a training run, whose {paths.results.name} would be lost; "
+            "choose another hydra.run.dir=PATH"
+        )
+
+
+def finished_results(config: TrainConfig) -> TrainingRecord | None:
+    """Return the results of this very run if its folder holds them and ``skip_finished`` is set.
+
+    Raises:
+        UserError: If the folder holds the results of a run with another configuration.
+    """
+    results = _results(RunPaths(Path(config.output_dir))) if config.skip_finished else None
+    if results is None or results.config is None:
+        return None
+    changed = changes(results.config, asdict(config))
+    if changed:
+        raise another_run(config, changed)
+    return results if results.status == DONE else None
+
+
+@rank_zero_only
+def archive_finished(config: TrainConfig) -> None:
+    """Move what a finished run left into an archive, where ``resume=here`` would find nothing to do.
+
+    Only if ``skip_finished`` is off: then the run is wanted once more.
+    """
+    paths = RunPaths(Path(config.output_dir))
+    if config.skip_finished or config.resume != "here":
+        return
+    results = _results(paths)
+    if results is None or results.status != DONE:
+        return
+    archive, found = paths.new_archive(), paths.find_archivable()
+    archive.mkdir()
+    for path in found:
+        path.rename(archive / path.name)
+
+
+def another_run(config: TrainConfig, changed: list[str]) -> UserError:
+    """Return the error that says how the run in a folder differs from the one that is wanted there."""
+    return UserError(
+        f"{config.output_dir} holds a run of another configuration ({changed[0]}{', ...' if changed[1:] else ''}); "
+        "choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
+    )
+
+
+def _results(paths: RunPaths) -> TrainingRecord | None:
+    try:
+        found = read_results(paths.results)
+    except UserError:
+        return None  # cut off while it was written, or made by hand: no result
+    return found if isinstance(found, TrainingRecord) else None

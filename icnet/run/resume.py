@@ -1,0 +1,92 @@
+"""Where a training goes on from, and whether it may: decisions on what checkpoints say of themselves.
+
+Opening checkpoint files is the caller's, who hands in how.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from icnet.config import TrainConfig
+from icnet.errors import UserError
+from icnet.run.folder import another_run
+from icnet.run.paths import LAST, RunPaths, checkpoints_below
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = Path("outputs")
+
+
+def choose_checkpoint(config: TrainConfig, is_like: Callable[[Path], bool]) -> Path | None:
+    """Find the checkpoint to go on from.
+
+    Args:
+        config: Of this run. ``resume`` is a path; None to start anew; ``here`` for the last checkpoint in this run's
+            folder, if there is one; ``auto`` for that one, or else the newest below outputs/ that was made with the
+            same model, data, loss, optimizer and seed.
+        is_like: Tells whether a checkpoint was made with this configuration.
+
+    Returns:
+        The checkpoint; None to start anew.
+
+    Raises:
+        UserError: If a new run would overwrite an older one.
+    """
+    own = RunPaths(Path(config.output_dir)).last
+    if config.resume is None:
+        if own.exists():
+            raise UserError(
+                f"{config.output_dir} already holds a run; go on with it by resume=auto, or start a new one in another "
+                "folder with hydra.run.dir=PATH"
+            )
+        return None
+    if config.resume not in {"auto", "here"}:
+        return Path(config.resume)
+    if own.exists():
+        return own
+    if config.resume == "here":
+        return None
+    found = sorted(checkpoints_below(OUTPUTS, LAST), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next(filter(is_like, found), None)
+    if newest is None:
+        log.info("resume=auto: no %s of this configuration here or below %s/: the run starts anew", LAST, OUTPUTS)
+    return newest
+
+
+def check_checkpoint(
+    path: Path, config: TrainConfig, *, resumable: bool, classes: tuple[int, int], optimizer: str, changed: list[str]
+) -> None:
+    """Refuse a checkpoint that this run cannot go on from, and say in the log what is not as it was.
+
+    Args:
+        path: The checkpoint.
+        config: Of this run.
+        resumable: Whether the file holds a run's state beside the weights.
+        classes: How many classes its classifier has, and how many this run's data.
+        optimizer: The name of the one that it was made with.
+        changed: What else differs; see ``icnet.run.differences.changes``.
+
+    Raises:
+        UserError: If it holds no run's state, has other classes or another optimizer; or if it is this folder's own
+            (``resume=here``) and of another configuration.
+    """
+    if not resumable:
+        raise UserError(f"resume={path} holds weights but no run's state; use model.weights={path} to start from them")
+    if classes[0] != classes[1]:
+        raise UserError(
+            f"resume={path} has {classes[0]} classes and the data {classes[1]}; "
+            f"use model.weights={path} to start a new run from its weights"
+        )
+    if optimizer != config.optim.name:
+        raise UserError(
+            f"resume={path} was made with optim={optimizer} and this run uses optim={config.optim.name}; "
+            f"choose the same, or use model.weights={path} to start a new run from its weights"
+        )
+    log.info("going on from %s", path)
+    if changed and config.resume == "here":
+        raise another_run(config, changed)
+    if changed:
+        log.warning(
+            "not what the run was begun with: %s; the optimizer and its schedule go on as the checkpoint has them",
+            ", ".join(changed),
+        )

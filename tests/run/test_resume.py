@@ -1,0 +1,84 @@
+"""Where a training goes on from, and what it refuses."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from icnet.errors import UserError
+from icnet.run.paths import RunPaths
+from icnet.run.resume import check_checkpoint, choose_checkpoint
+
+
+def unread(path):
+    raise AssertionError(f"{path} should not be opened")
+
+
+def touch(path: Path, age: float = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    stat = path.stat()
+    os.utime(path, (stat.st_atime - age, stat.st_mtime - age))
+    return path
+
+
+def test_new_run_starts_anew_but_not_over_an_older_one(small_config):
+    assert choose_checkpoint(small_config, unread) is None
+    touch(RunPaths(Path(small_config.output_dir)).last)
+    with pytest.raises(UserError, match="already holds a run; go on with it by resume=auto"):
+        choose_checkpoint(small_config, unread)
+
+
+def test_given_checkpoint_is_taken(small_config):
+    assert choose_checkpoint(replace(small_config, resume="a/b.ckpt"), unread) == Path("a/b.ckpt")
+
+
+@pytest.mark.parametrize("resume", ["here", "auto"])
+def test_own_checkpoint_comes_first(small_config, resume):
+    own = touch(RunPaths(Path(small_config.output_dir)).last)
+    assert choose_checkpoint(replace(small_config, resume=resume), unread) == own
+
+
+def test_here_never_looks_elsewhere(small_config):
+    assert choose_checkpoint(replace(small_config, resume="here"), unread) is None
+
+
+def test_auto_takes_the_newest_of_the_same_configuration(small_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = replace(small_config, resume="auto")
+    for age, name in enumerate(("other", "newer", "older")):
+        touch(RunPaths(Path("outputs", name)).last, age)
+    assert choose_checkpoint(config, lambda path: path.parts[1] != "other") == Path(
+        "outputs/newer/checkpoints/last.ckpt"
+    )
+    assert choose_checkpoint(config, lambda path: False) is None
+
+
+def check(config, **options):
+    same = {"resumable": True, "classes": (19, 19), "optimizer": "sgd", "changed": []}
+    check_checkpoint(Path("last.ckpt"), config, **same | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resumable": False}, "holds weights but no run's state; use model.weights=last.ckpt"),
+        ({"optimizer": "adamw"}, "was made with optim=adamw and this run uses optim=sgd; choose the same"),
+        ({"classes": (19, 11)}, "has 19 classes and the data 11; use model.weights=last.ckpt"),
+    ],
+)
+def test_checkpoint_of_another_kind_is_refused(small_config, options, message):
+    with pytest.raises(UserError, match=message):
+        check(small_config, **options)
+
+
+def test_changed_configuration_is_said_and_of_the_own_folder_refused(small_config, caplog):
+    caplog.set_level("INFO")
+    check(replace(small_config, resume="here"))
+    assert caplog.messages == ["going on from last.ckpt"]
+    changed = ["seed was 1, is 7"]
+    check(replace(small_config, resume="auto"), changed=changed)
+    assert "not what the run was begun with: seed was 1, is 7; the optimizer and its schedule" in caplog.text
+    with pytest.raises(UserError, match=r"of another configuration \(seed was 1, is 7\)"):
+        check(replace(small_config, resume="here"), changed=changed)
