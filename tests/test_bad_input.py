@@ -1,11 +1,12 @@
 """What a user can get wrong, from the command line: status 2 and one line that says what and what to do about it.
 
-The messages are tested where they are made; here, that they get out of every script, from loader processes too, and
-that nothing is run, overwritten or lost on the way.
+The messages are tested where they are made (those of the schema in test_config_values.py); here, that each kind of
+them gets out of every script, from loader processes too, and that nothing is run, overwritten or lost on the way.
 """
 
 import contextlib
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -13,6 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
+from icnet import factory
+from icnet.config import DataConfig
+from icnet.deploy.trained_network import read_network
+from icnet.errors import UserError
+from icnet.models.checkpoints import load_weights, read_backbone, read_checkpoint
 
 CKPT = "checkpoints/best.ckpt"
 CITY = "streetville"
@@ -94,24 +101,37 @@ ROOTS = {
 }
 
 
+@pytest.fixture
+def root(request, tmp_path) -> Path | None:
+    """A ``data.root`` that holds no data set."""
+    path = tmp_path / "root"
+    if request.param == "a file":
+        path.write_text("no folder")
+    elif request.param == "empty":
+        path.mkdir()
+    return None if request.param == "left out" else path
+
+
 @pytest.mark.parametrize("name", ROOTS)
-@pytest.mark.parametrize("kind", ["left out", "missing", "a file", "empty"])
-def test_bad_data_root_says_what_the_folder_should_hold(train, evaluate, tmp_path, name, kind):
-    root = tmp_path / "root"
-    if kind == "a file":
-        root.write_text("no folder")
-    elif kind == "empty":
-        root.mkdir()
-    words = [f"data={name}"] if kind == "left out" else [f"data={name}", f"data.root={root}"]
+@pytest.mark.parametrize("root", ["left out", "missing", "a file", "empty"], indirect=True)
+@pytest.mark.parametrize("train", [True, False])
+def test_bad_data_root_says_what_the_folder_should_hold(name, root, train):
     problem, holds = ROOTS[name]
+    with pytest.raises(UserError) as refused:
+        factory.data_module(DataConfig(name=name, root=root and str(root)), seed=1, batch_size=1 if train else None)
+    if root is None:
+        words = ("data.root", holds, "data=street")
+    else:
+        words = (str(root),) if root.is_dir() else (str(root), problem, holds)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("root", ["left out", "empty"], indirect=True)
+def test_bad_data_root_is_refused_by_training_and_evaluation(train, evaluate, root):
+    words = ["data=cityscapes"] if root is None else ["data=cityscapes", f"data.root={root}"]
     for run in (train, evaluate):
-        done = run(*words)
-        if kind == "left out":
-            assert_refused(done, "data.root", holds, "data=street")
-        elif kind == "empty":
-            assert_refused(done, str(root))
-        else:
-            assert_refused(done, str(root), problem, holds)
+        assert_refused(run(*words), "data.root" if root is None else str(root))
 
 
 def test_street_scenes_need_a_folder_to_be_drawn_into(train, photo):
@@ -159,22 +179,44 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("which", "damage", "words"), DAMAGES)
+@pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damaged_training_sample_is_named(train, scenes, which, damage, words, workers):
+def test_damaged_sample_is_named(scenes, which, damage, words, split, workers):
+    files = write_scene(scenes, split, 2)
+    damage(files[which])
+    named = files[1 - which] if damage is Path.unlink else files[which]
+    data = DataConfig(name="cityscapes", root=str(scenes), workers=workers, crop_size=[64, 64])
+
+    def load() -> None:
+        module = factory.data_module(data, seed=1, batch_size=3)
+        list(module.train_dataloader() if split == "train" else module.val_dataloader())
+
+    with pytest.raises(UserError) as refused:
+        load()
+    assert str(named) in str(refused.value)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+SHOWN = [(1, Path.unlink, "1 image file(s) have no label"), (1, wrong_ids, "holds label ids 99")]
+"""One damage that is found before anything is loaded, and one that a loader finds."""
+
+
+@pytest.mark.parametrize(("which", "damage", "words"), SHOWN)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_training_sample_ends_the_run_in_one_line(train, scenes, which, damage, words, workers):
     files = write_scene(scenes, "train", 2)
     damage(files[which])
     done = train("data=cityscapes", f"data.root={scenes}", f"data.workers={workers}", "trainer.batch_size=3")
-    named = files[1 - which] if damage is Path.unlink else files[which]
-    assert_refused(done, str(named), words)
+    assert_refused(done, str(files[1 - which] if damage is Path.unlink else files[which]), words)
 
 
-@pytest.mark.parametrize(("which", "damage", "words"), DAMAGES)
-def test_damaged_validation_sample_is_named_by_the_evaluation(evaluate, scenes, which, damage, words):
+@pytest.mark.parametrize(("which", "damage", "words"), SHOWN)
+def test_damaged_validation_sample_ends_the_evaluation_in_one_line(evaluate, scenes, which, damage, words):
     files = write_scene(scenes, "val", 2)
     damage(files[which])
     done = evaluate("data=cityscapes", f"data.root={scenes}", "data.workers=1")
-    named = files[1 - which] if damage is Path.unlink else files[which]
-    assert_refused(done, str(named), words)
+    assert_refused(done, str(files[1 - which] if damage is Path.unlink else files[which]), words)
 
 
 def test_damaged_validation_sample_ends_a_training_that_can_be_resumed(train, scenes, tmp_path):
@@ -197,20 +239,11 @@ def test_more_samples_per_step_than_there_are_is_refused(train):
     assert_refused(train("trainer.batch_size=7"), "has 6 samples but one step takes 7", "lower trainer.batch_size")
 
 
-@pytest.mark.parametrize(
-    ("yaml", "words"),
-    [
-        ("classes: [", "is not valid YAML"),
-        ("- road", "has list at its top"),
-        ("classes: []", "lists 0 classes"),
-        ("classes: [{name: road, color: red}]", "class road has color red"),
-    ],
-)
-def test_bad_list_of_classes_is_named(train, tmp_path, yaml, words):
+def test_bad_list_of_classes_is_named(train, tmp_path):
     file = tmp_path / "my_classes.yaml"
-    file.write_text(yaml)
+    file.write_text("classes: [")
     done = train("data=folder", f"data.root={tmp_path}", f"data.classes={file}")
-    assert_refused(done, str(file), words)
+    assert_refused(done, str(file), "is not valid YAML")
 
 
 def test_data_with_another_number_of_classes_than_the_checkpoint_is_refused(train, camvid_like, trained):
@@ -259,8 +292,19 @@ def broken(tmp_path_factory, trained) -> Path:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoint_is_named(broken, kind):
+    path = broken / f"{kind}.ckpt"
+    for read in (read_checkpoint, read_network):
+        with pytest.raises(UserError) as refused:
+            read(path)
+        assert str(path) in str(refused.value)
+        assert BROKEN[kind] in str(refused.value)
+    assert not (broken / "executed").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "truncated", "code"])
 @pytest.mark.parametrize("name", ["eval", "export", "demo", "train resume", "train model.weights"])
-def test_broken_checkpoint_is_named_and_nothing_is_made(script, train, broken, photo, tmp_path, name, kind):
+def test_broken_checkpoint_ends_every_script_and_nothing_is_made(script, train, broken, photo, tmp_path, name, kind):
     path = broken / f"{kind}.ckpt"
     outputs = {"eval": tmp_path / "eval" / "results.json", "export": tmp_path / "x.onnx", "demo": tmp_path / "shown"}
     if name.startswith("train"):
@@ -279,10 +323,16 @@ def test_broken_checkpoint_is_named_and_nothing_is_made(script, train, broken, p
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_backbone_weights_are_named(train, broken, kind):
-    done = train(f"model.backbone_weights={broken / f'{kind}.ckpt'}")
-    assert_refused(done, str(broken / f"{kind}.ckpt"))
+def test_broken_backbone_weights_are_named(broken, kind):
+    path = broken / f"{kind}.ckpt"
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        load_weights(torch.nn.Conv2d(1, 1, 1), read_backbone(str(path)), path)
     assert not (broken / "executed").exists()
+
+
+def test_broken_backbone_weights_end_a_training(train, broken):
+    path = broken / "truncated.ckpt"
+    assert_refused(train(f"model.backbone_weights={path}"), str(path), BROKEN["truncated"])
 
 
 @pytest.mark.parametrize("key", ["resume", "model.weights"])
@@ -339,11 +389,11 @@ def test_checkpoint_with_data_keys_of_another_version_is_refused(evaluate, conte
         ["road"],
     ],
 )
-def test_checkpoint_with_a_wrong_list_of_classes_is_refused(script, content, photo, tmp_path, classes):
+def test_checkpoint_with_a_wrong_list_of_classes_is_refused(content, tmp_path, classes):
     path = tmp_path / "classes.ckpt"
     torch.save({**content, "icnet": {**content["icnet"], "classes": classes}}, path)
-    done = script("demo", f"ckpt={path}", f"input={photo}", f"output={tmp_path / 'shown'}")
-    assert_refused(done, f"{path} does not name and paint its 19 classes")
+    with pytest.raises(UserError, match=re.escape(f"{path} does not name and paint its 19 classes")):
+        read_network(path)
 
 
 @pytest.mark.parametrize("name", ["eval", "demo"])
@@ -403,13 +453,8 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
         ("train", "optim=", "adamw, npu_fused_sgd, sgd"),
         ("train", "optim=3", "adamw, npu_fused_sgd, sgd"),
         ("eval", "trainer=null", "auto, cpu_1p, cpu_2p, gpu_1p, gpu_8p, npu_1p, npu_8p"),
-        ("train", "model.name=unet", "icnet"),
-        ("train", "model.backbone=vgg16", "resnet18, resnet34, resnet50, resnet101, resnet152"),
-        ("train", "loss.resize=cubic", "nearest, logits, blend"),
-        ("train", "trainer.accelerator=tpu", "auto, cpu, gpu, npu"),
         ("train", "amp=nope", "bf16, o0, o1, o2"),
         ("train", "amp.opt_level=foo", "O0, O1, O2, bf16"),
-        ("export", "export.head=softmax", "logits, argmax"),
     ],
 )
 def test_unknown_name_lists_the_known(script, name, word, known):
@@ -421,48 +466,18 @@ def test_unknown_name_lists_the_known(script, name, word, known):
 @pytest.mark.parametrize(
     ("word", "words"),
     [
-        ("data.name=nope", ("cityscapes, camvid, folder, street",)),
-        ("data.label_kind=nope", ("labelIds, labelTrainIds",)),
-        ("data.crop_size=[0,64]", ("data.crop_size=0", "from 64")),
-        ("data.crop_size=[64]", ("data.crop_size=[64] has 1 numbers; give two",)),
-        ("data.scale_range=[96,64]", ("data.scale_range=[96, 64] runs backwards",)),
-        ("trainer.batch_size=0", ("batch_size=0", "trainer.batch_size")),
-        ("data.eval_batch_size=0", ("data.eval_batch_size=0", "from 1")),
-        ("data.workers=-1", ("data.workers=-1", "from 0")),
-        ("data.flip=2", ("data.flip=2.0", "from 0 to 1")),
-        ("data.street.height=8", ("data.street.height=8", "from 64")),
-        ("optim.lr=-0.1", ("optim.lr=-0.1", "above 0")),
-        ("optim.lr=0", ("optim.lr=0.0", "above 0")),
+        # the schema's: one of each kind
         ("optim.lr=nan", ("optim.lr=nan", "above 0")),
-        ("optim.lr=inf", ("optim.lr=inf", "above 0")),
-        ("optim.weight_decay=-1", ("optim.weight_decay=-1.0", "from 0")),
-        ("optim.momentum=1", ("optim.momentum=1.0", "from 0 to below 1")),
-        ("optim.betas=[0.9]", ("optim.betas=[0.9] has 1 numbers; give two",)),
-        ("optim.betas=[0.9,1]", ("optim.betas=1.0", "from 0 to below 1")),
-        ("scheduler.name=nope", ("cosine, poly, constant",)),
-        ("scheduler.warmup_epochs=-1", ("scheduler.warmup_epochs=-1", "from 0")),
-        ("loss.sub4_weight=-1", ("loss.sub4_weight=-1.0", "from 0")),
-        ("loss.class_weights=[-1.0]", ("loss.class_weights=-1.0", "from 0")),
+        ("data.crop_size=[64]", ("data.crop_size=[64] has 1 numbers; give two",)),
+        ("data.crop_size=[0,64]", ("data.crop_size=0", "from")),
+        ("trainer.devices=[1,1]", ("trainer.devices=[1, 1]", "a list of indices")),
+        ("seed=99999999999", ("seed=99999999999", "from 0 to 4294967295")),
+        # found later, against data, devices and files
         ("loss.class_weights=[1.0,1.0]", ("loss.class_weights has 2 numbers and the data 19 classes",)),
-        ("trainer.max_epochs=0", ("trainer.max_epochs=0", "from 1")),
-        ("trainer.max_steps=0", ("trainer.max_steps=0", "from 1, or -1")),
-        ("trainer.gradient_clip_val=nan", ("trainer.gradient_clip_val=nan", "from 0")),
-        ("trainer.limit_train_batches=-1", ("trainer.limit_train_batches=-1.0", "a count above 1")),
         ("trainer.limit_train_batches=0.1", ("trainer.limit_train_batches=0.1 of 3 is no batch",)),
         ("trainer.limit_val_batches=0.1", ("trainer.limit_val_batches=0.1 of 3 is no batch",)),
-        ("trainer.limit_train_batches=1.5", ("trainer.limit_train_batches=1.5", "a count above 1")),
-        ("trainer.limit_val_batches=nan", ("trainer.limit_val_batches=nan", "a count above 1")),
-        ("trainer.devices=0", ("trainer.devices=0", "a count from 1")),
-        ("trainer.devices=-1", ("trainer.devices=-1", "a count from 1")),
-        ("trainer.devices=abc", ("trainer.devices=abc", "a count from 1")),
-        ("trainer.devices=null", ("trainer.devices=None", "a count from 1")),
-        ("trainer.devices=[]", ("trainer.devices=[]", "a list of indices")),
-        ("trainer.devices=[1,1]", ("trainer.devices=[1, 1]", "a list of indices")),
         ("trainer.devices=[0]", ("trainer.devices=[0] picks devices, but this run is on the CPU",)),
         ("trainer.devices=9999", ("trainer.devices=9999", "give at most")),
-        ("callbacks.ema_decay=1", ("callbacks.ema_decay=1.0", "from 0 to below 1")),
-        ("seed=-1", ("seed=-1", "from 0 to 4294967295")),
-        ("seed=99999999999", ("seed=99999999999", "from 0 to 4294967295")),
         ("resume=nowhere.ckpt", ("nowhere.ckpt", "give the path")),
     ],
 )
@@ -471,29 +486,15 @@ def test_training_with_a_value_out_of_range_is_refused(train, tmp_path, word, wo
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_values_that_exclude_each_other_are_refused(train):
-    assert_refused(train("optim.momentum=0", "optim.nesterov=true"), "optim.nesterov=true needs momentum")
-    done = train("callbacks.early_stop_patience=1", "trainer.limit_val_batches=0")
-    assert_refused(done, "callbacks.early_stop_patience needs validation")
-    zero = [f"loss.{name}_weight=0" for name in ("sub124", "sub24", "sub4")]
-    assert_refused(train(*zero), "are all 0")
-
-
 @pytest.mark.parametrize(
     ("word", "words"),
     [
-        ("eval.scales=[]", ("eval.scales=[] is empty",)),
         ("eval.scales=[0]", ("eval.scales=0.0", "above 0")),
-        ("eval.scales=[inf]", ("eval.scales=inf", "above 0")),
-        ("eval.sliding_window=[64]", ("eval.sliding_window=[64]", "[height,width]")),
         ("eval.sliding_window=[64,10]", ("eval.sliding_window=[64, 10]", "at least 64 pixels")),
         ("data.eval_batch_size=0", ("data.eval_batch_size=0", "from 1")),
         ("data.crop_size=[1]", ("data.crop_size=[1]", "give two")),
-        ("trainer.devices=0", ("trainer.devices=0", "a count from 1")),
         ("trainer.limit_val_batches=0", ("trainer.limit_val_batches=0", "nothing to evaluate")),
         ("trainer.limit_val_batches=0.1", ("trainer.limit_val_batches=0.1 of 3 is no batch",)),
-        ("trainer.rdzv_endpoint=here", ("trainer.rdzv_endpoint=here is no endpoint", "HOST:PORT")),
-        ("seed=-1", ("seed=-1", "from 0")),
     ],
 )
 def test_evaluation_with_a_value_out_of_range_is_refused(evaluate, tmp_path, word, words):
@@ -505,11 +506,9 @@ def test_evaluation_with_a_value_out_of_range_is_refused(evaluate, tmp_path, wor
     ("word", "words"),
     [
         ("export.opset=5", ("export.opset=5", "give 11 to")),
-        ("export.opset=99", ("export.opset=99", "give 11 to")),
         ("export.height=10", ("export.height=10", "at least 64 pixels")),
         ("export.width=-64", ("export.width=-64", "at least 64 pixels")),
         ("export.batch=0", ("export.batch=0", "from 1, or dynamic")),
-        ("export.batch=1.5", ("export.batch=1.5", "from 1, or dynamic")),
         ("export.images=nowhere", ("export.images=nowhere matches no image",)),
         ("output=ICNet.pb", ("output=ICNet.pb", ".onnx")),
         ("output=", ("output=", ".onnx")),
@@ -532,8 +531,6 @@ def test_export_with_a_value_out_of_range_is_refused(script, trained, tmp_path, 
         ("output=", ("output= is empty",)),
         ("device=tpu", ("device=tpu is not available here", "auto", "cpu")),
         ("alpha=2", ("alpha=2.0", "from 0 to 1")),
-        ("alpha=nan", ("alpha=nan", "from 0 to 1")),
-        ("eval.scales=[-1]", ("eval.scales=-1.0", "above 0")),
     ],
 )
 def test_demo_with_a_value_out_of_range_is_refused(script, trained, photo, word, words):
@@ -545,16 +542,8 @@ def test_demo_with_a_value_out_of_range_is_refused(script, trained, photo, word,
     ("given", "words"),
     [
         (("amp=o1", "amp.loss_scale=0"), ("amp.loss_scale=0 is unknown", "a number above 0, such as 128, or dynamic")),
-        (("amp=o2", "amp.loss_scale=static"), ("amp.loss_scale=static is unknown", "or dynamic")),
-        (("amp=o1", "amp.loss_scale=true"), ("amp.loss_scale=True is unknown",)),
-        (("amp.loss_scale=128",), ("amp.loss_scale=128 means nothing at O0", "choose amp=o1 or amp=o2")),
-        (("amp=bf16", "amp.loss_scale=dynamic"), ("amp.loss_scale=dynamic means nothing at bf16",)),
         (("amp=o2", "callbacks.ema_decay=0.9"), ("callbacks.ema_decay averages the weights", "choose amp=o1")),
         (("optim=npu_fused_sgd",), ("optim=npu_fused_sgd needs an NPU", "choose optim=sgd")),
-        (("trainer.num_nodes=0",), ("trainer.num_nodes=0", "from 1")),
-        (("trainer.max_restarts=-1",), ("trainer.max_restarts=-1", "from 0")),
-        (("trainer.rdzv_endpoint=localhost:99999",), ("trainer.rdzv_endpoint=localhost:99999 is no endpoint",)),
-        (("trainer.rdzv_endpoint=:29500",), ("trainer.rdzv_endpoint=:29500 is no endpoint",)),
         (("trainer.precision=16",), ("trainer.precision is no key",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -623,9 +612,8 @@ def unwritable(request, photo) -> Path:
 
 def test_run_folder_that_cannot_be_made_is_named(train, evaluate, unwritable, photo):
     before = photo.read_bytes()
-    for run in (train, evaluate):
-        for key in ("hydra.run.dir", "output_dir"):
-            assert_refused(run(f"{key}={unwritable}"), str(unwritable), "hydra.run.dir=PATH")
+    for run, key in ((train, "hydra.run.dir"), (train, "output_dir"), (evaluate, "hydra.run.dir")):
+        assert_refused(run(f"{key}={unwritable}"), str(unwritable), "hydra.run.dir=PATH")
     assert photo.read_bytes() == before
 
 
