@@ -1,14 +1,20 @@
-"""What several test files share: a handful of street scenes on disk, and running the scripts as a user does."""
+"""What several test files share: a handful of street scenes on disk, running the scripts as a user does, two speeds."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+# Before anything imports torch: several processes on few cores are slow if each has threads for all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -38,6 +44,44 @@ class Outcome:
 
 
 Script = Callable[..., Outcome]
+
+SLOW_FIXTURES = {"process", "trained", "simulation"}
+"""A test with one of them is slow, whether it says so or not: they start processes of seconds."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by its fixtures, and let the files with the most slow tests begin.
+
+    Workers take whole files: a long one that begins last would leave the others without work.
+    """
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session")
+def made_once(request, tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder once in a run of the tests, however many workers need it: ``made_once("name", make)``.
+
+    ``make`` gets the folder's path, below a folder that exists; a failure leaves the folder to the next one to ask.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # of pytest-xdist: a worker's own folder lies in that of the run
+        base = base.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / "shared" / name, base / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 OURS_TO_REFERENCE = (
@@ -76,9 +120,17 @@ def to_reference() -> Callable[[dict], dict]:
 
 
 @pytest.fixture(scope="session")
-def street_root(tmp_path_factory) -> Path:
-    """Folder for the scenes of SMALL; the first run draws them."""
-    return tmp_path_factory.mktemp("street") / "scenes"
+def street_root(made_once) -> Path:
+    """Folder of the scenes of SMALL."""
+
+    def draw(folder: Path) -> None:
+        from icnet.config import DataConfig, StreetConfig
+        from icnet.factory import prepare_data
+
+        scenes = StreetConfig(train=6, val=3, height=64, width=128)
+        prepare_data(DataConfig(name="street", root=str(folder), street=scenes))
+
+    return made_once("street", draw)
 
 
 @pytest.fixture
@@ -121,13 +173,15 @@ def process() -> Script:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, street_root) -> Path:
+def trained(made_once, street_root) -> Path:
     """The run folder of a finished two-epoch training."""
-    run = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, f"data.root={street_root}", f"hydra.run.dir={run}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=run.parent)
-    assert done.returncode == 0, done.stderr
-    return run
+
+    def train(run: Path) -> None:
+        command = [sys.executable, str(ROOT / "train.py"), *SMALL, f"data.root={street_root}", f"hydra.run.dir={run}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=run.parent)
+        assert done.returncode == 0, done.stderr
+
+    return made_once("trained", train)
 
 
 @pytest.fixture(scope="session")

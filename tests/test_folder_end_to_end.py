@@ -13,6 +13,8 @@ NAMES = ("meadow", "barn", "pond")
 COLOURS = ((10, 200, 30), (200, 40, 20), (20, 60, 220))
 IGNORED = 254
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory) -> Path:

@@ -69,6 +69,7 @@ def test_throughput_counts_loading_and_leaves_out_warm_up_and_validation(monkeyp
     assert "43 % of the training time went into waiting for data; more data.workers" in caplog.text
 
 
+@pytest.mark.slow
 def test_performance_run_measures_and_writes_the_published_files(small, script, tmp_path):
     steps = ("trainer.max_steps=6", "callbacks.throughput_warmup_steps=2", "trainer.log_every_n_steps=1")
     done = script("train", *small, "experiment=performance", *steps, f"hydra.run.dir={tmp_path}")
@@ -151,6 +152,7 @@ def test_gpu_table_runs_its_rows_goes_on_and_refuses_another_configuration(small
     assert {name: (run / "results.json").read_bytes() for name, run in rows.items()} == before
 
 
+@pytest.mark.slow
 def test_finished_row_is_no_result_of_another_configuration_and_can_be_trained_again(small, script, tmp_path):
     words = ("skip_finished=true", "resume=here", "callbacks.result_files=acc", "trainer.max_epochs=1")
     run = (*small, *words, "callbacks.throughput_warmup_steps=1", f"hydra.run.dir={tmp_path}")
@@ -185,6 +187,7 @@ def test_finished_row_is_no_result_of_another_configuration_and_can_be_trained_a
     assert float(lines(tmp_path / "ICNet_bs2_1p_acc.log")["ActualFPS"]) > 0
 
 
+@pytest.mark.slow
 def test_speed_without_a_timed_step_is_left_out_and_said(small, script, tmp_path):
     steps = ("trainer.max_steps=2", "callbacks.result_files=perf", "trainer.limit_val_batches=0")
     done = script("train", *small, *steps, f"hydra.run.dir={tmp_path}")
@@ -196,6 +199,7 @@ def test_speed_without_a_timed_step_is_left_out_and_said(small, script, tmp_path
     assert "images/s was not measured: 2 steps are no more than callbacks.throughput_warmup_steps=10" in log
 
 
+@pytest.mark.slow
 def test_losses_of_a_resumed_run_are_all_in_its_file(small, script, tmp_path):
     run = (*small, "trainer.log_every_n_steps=1", "callbacks.result_files=acc", f"hydra.run.dir={tmp_path}")
     for epochs in (1, 2):

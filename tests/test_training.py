@@ -16,6 +16,8 @@ from icnet.models.checkpoints import load_file
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.slow
+
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)["state_dict"]

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from icnet.models.checkpoints import load_file
 
 SEARCHED = ["optim.lr", "optim.weight_decay", "optim.head_lr_mult", "loss.sub4_weight"]
+pytestmark = pytest.mark.slow
 TOO_LARGE = "trainer.batch_size=7"  # of 6 samples: such a trial fails before it trains
 
 

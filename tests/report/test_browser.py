@@ -45,7 +45,10 @@ FRAME = """<!doctype html><title>frame</title><pre id="found"></pre>
 <script>addEventListener("message", (event) => document.querySelector("#found").append(event.data));</script>
 <iframe src="probe.html" style="width: {width}px; height: 800px; border: 0"></iframe>"""
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH"),
+]
 
 
 @pytest.fixture
