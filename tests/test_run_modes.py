@@ -9,12 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from icnet.config import TrainConfig
 from icnet.models.checkpoints import load_file
 from icnet.training.callbacks import speed_monitor
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
+from icnet.training.precision import precision_plugin
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED_KEYS = [
@@ -93,60 +98,76 @@ def test_performance_run_measures_and_writes_the_published_files(small, script, 
     assert float(told["ActualLoss"]) == losses[-1]
 
 
-def scaled_down(table: str, small: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """The words of a table with two CPU processes, on small images."""
-    words = [word for word in small if not word.startswith(("optim.lr", "trainer=", "trainer.batch_size"))]
-    return (
-        "-m", f"experiment={table}", *words, "trainer=cpu_2p", "trainer.batch_size=1", "trainer.max_epochs=1",
-        "trainer.limit_train_batches=1", "callbacks.pictures=0", f"hydra.sweep.dir={folder}",
-    )  # fmt: skip
+NPU_ROWS = {
+    "npu_lr0.08_s32_o1": (0.08, 32, "O1"),
+    "npu_lr0.1_s32_o1": (0.1, 32, "O1"),
+    "npu_lr0.11_s32_o1": (0.11, 32, "O1"),
+    "npu_lr0.12_s32_o1": (0.12, 32, "O1"),
+    "npu_lr0.1_s32_o2": (0.1, 32, "O2"),
+    "npu_lr0.1_s128_o1": (0.1, 128, "O1"),
+}
+GPU_ROWS = {
+    "gpu_lr0.06_s128_o1": (0.06, 128, "O1"),
+    "gpu_lr0.08_s128_o1": (0.08, 128, "O1"),
+    "gpu_lr0.1_s128_o1": (0.1, 128, "O1"),
+    "gpu_lr0.08_s128_o2": (0.08, 128, "O2"),
+}
+"""The lr, loss scale and opt level of each published row."""
 
 
-def rows_in_force(folder: Path) -> dict[str, tuple[float, float, str, int]]:
-    """The lr, loss scale, opt level and number of devices of each row, from what its run left."""
+@pytest.mark.parametrize(
+    ("table", "expected", "accelerator"), [("table_npu_8p", NPU_ROWS, "npu"), ("table_gpu_8p", GPU_ROWS, "gpu")]
+)
+def test_rows_of_a_table_compose_to_the_published_settings(table, expected, accelerator):
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        swept = compose("train", [f"experiment={table}"], return_hydra_config=True).hydra
+        assert swept.sweep.dir == f"multirun/{table}"
+        assert OmegaConf.to_container(swept.sweep, resolve=False)["subdir"] == "${hydra:runtime.choices.hparams}"
+        assert swept.sweeper.params.hparams.split(",") == list(expected)
+        for name, settings in expected.items():
+            row = compose("train", [f"experiment={table}", f"hparams={name}", "output_dir=run"])
+            config = OmegaConf.to_object(row)
+            assert (config.optim.lr, config.amp.loss_scale, config.amp.opt_level) == settings
+            plugin = precision_plugin(config.amp.opt_level, config.amp.loss_scale, "cpu")
+            assert (plugin.opt_level, plugin.loss_scale) == (settings[2], settings[1])
+            assert (config.trainer.accelerator, config.trainer.devices) == (accelerator, 8)
+            assert (config.trainer.max_epochs, config.trainer.val_every_n_epochs) == (200, 0)
+            assert (config.skip_finished, config.resume, config.callbacks.result_files) == (True, "here", "acc")
+
+
+def rows_in_force(folder: Path) -> dict[str, tuple[float, float, str]]:
+    """The lr, loss scale and opt level of each row, from what its run left."""
     inside = {}
     for run in (path for path in folder.iterdir() if path.is_dir()):
         saved = load_file(run / "checkpoints" / "last.ckpt")
         (lr,) = {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]}
-        inside[run.name] = (lr, saved["amp"]["loss_scale"], saved["amp"]["opt_level"], results(run)["devices"])
+        inside[run.name] = (lr, saved["amp"]["loss_scale"], saved["amp"]["opt_level"])
     return inside
 
 
-def test_npu_table_runs_its_six_rows(small, process, tmp_path):
-    done = process("train", *scaled_down("table_npu_8p", small, tmp_path))
-    assert done.status == 0, done.err
-    assert rows_in_force(tmp_path) == {
-        "npu_lr0.08_s32_o1": (0.08, 32, "O1", 2),
-        "npu_lr0.1_s32_o1": (0.1, 32, "O1", 2),
-        "npu_lr0.11_s32_o1": (0.11, 32, "O1", 2),
-        "npu_lr0.12_s32_o1": (0.12, 32, "O1", 2),
-        "npu_lr0.1_s32_o2": (0.1, 32, "O2", 2),
-        "npu_lr0.1_s128_o1": (0.1, 128, "O1", 2),
-    }
-    with (tmp_path / "report.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 6
-
-
-def test_gpu_table_runs_its_rows_goes_on_and_refuses_another_configuration(small, process, tmp_path):
-    trial = scaled_down("table_gpu_8p", small, tmp_path)
-    first = process("train", *trial)
+@pytest.mark.slow
+def test_table_runs_its_rows_goes_on_and_refuses_another_configuration(small, script, tmp_path):
+    words = [word for word in small if not word.startswith(("optim.lr", "trainer.batch_size"))]
+    trial = (
+        "-m", "experiment=table_gpu_8p", *words, "trainer.batch_size=2", "trainer.max_epochs=1",
+        "trainer.limit_train_batches=1", "callbacks.pictures=0", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    first = script("train", *trial)
     assert first.status == 0, first.err
-    assert rows_in_force(tmp_path) == {
-        "gpu_lr0.06_s128_o1": (0.06, 128, "O1", 2),
-        "gpu_lr0.08_s128_o1": (0.08, 128, "O1", 2),
-        "gpu_lr0.1_s128_o1": (0.1, 128, "O1", 2),
-        "gpu_lr0.08_s128_o2": (0.08, 128, "O2", 2),
-    }
+    assert rows_in_force(tmp_path) == GPU_ROWS
     rows = {run.name: run for run in tmp_path.iterdir() if run.is_dir()}
     for name, run in rows.items():
-        told = lines(run / "ICNet_bs2_2p_acc.log")
+        told = lines(run / "ICNet_bs2_1p_acc.log")
         assert told["TrainAccuracy"] == f"{100 * results(run)['history'][-1]['miou_running_mean']:.2f}", name
+    with (tmp_path / "report.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
     before = {name: (run / "results.json").read_bytes() for name, run in rows.items()}
-    again = process("train", *trial)
+    again = script("train", *trial)
     assert again.status == 0, again.err
     assert again.out.count("is done already") == 4
     assert {name: (run / "results.json").read_bytes() for name, run in rows.items()} == before
-    other = process("train", *trial, "hparams=gpu_lr0.06_s128_o1", "trainer.max_epochs=2")
+    other = script("train", *trial, "hparams=gpu_lr0.06_s128_o1", "trainer.max_epochs=2")
     assert other.status == 2
     assert "holds a run of another configuration (trainer.max_epochs was 1, is 2)" in other.err
     assert {name: (run / "results.json").read_bytes() for name, run in rows.items()} == before

