@@ -15,6 +15,8 @@ from icnet.data import street
 TINY = ("--height", "64", "--width", "64", "--backbone", "resnet18")
 ONCE = ("--repeats", "1", "--threads", "1")
 
+pytestmark = pytest.mark.slow
+
 CLONE = {
     "models/icnet.py": """
 from icnet.models import icnet

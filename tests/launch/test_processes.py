@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}  # sums are then the same however it is started
 TERMINATED = 128 + signal.SIGTERM  # the shell's convention
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def words(small) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ def assert_same_end(folder: Path, whole: Path) -> None:
         assert_equal(state(folder, "best.ckpt")["state_dict"], state(whole, "best.ckpt")["state_dict"], "best")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(STORIES))
 def test_run_with_kills_ends_like_an_undisturbed_one(start, undisturbed, tmp_path, number):
     overrides, rng = draw(number)
@@ -134,6 +135,7 @@ def test_run_with_kills_ends_like_an_undisturbed_one(start, undisturbed, tmp_pat
             raise AssertionError(f"{' '.join(overrides)}: {story} of {hooks} hooks: {error}") from error
 
 
+@pytest.mark.slow
 def test_every_hook_of_two_epochs_survives_a_kill(start, undisturbed, tmp_path):
     overrides = ("trainer.batch_size=2", "trainer.max_epochs=2", "callbacks.checkpoint_every_n_steps=3")
     whole, hooks = undisturbed(overrides)
