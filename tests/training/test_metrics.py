@@ -216,6 +216,7 @@ def test_running_mean_depends_on_the_order_in_the_data_set():
 # ---------------------------------------------------------------- two processes
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_values_of_one_exactly(tmp_path):
     # Five images do not go round: rank 0 counts 0, 2, 4 and rank 1 counts 1, 3.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}

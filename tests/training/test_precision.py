@@ -659,6 +659,7 @@ class Calm(Task):
         return super().training_step(batch, batch_idx)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
