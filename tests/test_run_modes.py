@@ -150,15 +150,16 @@ def rows_in_force(folder: Path) -> dict[str, tuple[float, float, str]]:
 def test_table_runs_its_rows_goes_on_and_refuses_another_configuration(small, script, tmp_path):
     words = [word for word in small if not word.startswith(("optim.lr", "trainer.batch_size"))]
     trial = (
-        "-m", "experiment=table_gpu_8p", *words, "trainer.batch_size=2", "trainer.max_epochs=1",
-        "trainer.limit_train_batches=1", "callbacks.pictures=0", f"hydra.sweep.dir={tmp_path}",
+        "-m", "experiment=table_gpu_8p", *words, "trainer.batch_size=1", "trainer.max_epochs=1",
+        "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "callbacks.pictures=0",
+        f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     first = script("train", *trial)
     assert first.status == 0, first.err
     assert rows_in_force(tmp_path) == GPU_ROWS
     rows = {run.name: run for run in tmp_path.iterdir() if run.is_dir()}
     for name, run in rows.items():
-        told = lines(run / "ICNet_bs2_1p_acc.log")
+        told = lines(run / "ICNet_bs1_1p_acc.log")
         assert told["TrainAccuracy"] == f"{100 * results(run)['history'][-1]['miou_running_mean']:.2f}", name
     with (tmp_path / "report.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4

@@ -317,9 +317,9 @@ def test_sweep_goes_on_when_one_job_fails(small, script, tmp_path, monkeypatch):
 
 def test_every_opt_level_trains_the_shortened_quickstart_as_float32_does(script, tmp_path):
     shortened = (
-        "experiment=quickstart", "trainer=cpu_1p", "data.street.train=8", "data.street.val=2", "data.street.height=64",
+        "experiment=quickstart", "trainer=cpu_1p", "data.street.train=4", "data.street.val=2", "data.street.height=64",
         "data.street.width=128", f"data.root={tmp_path / 'scenes'}", "data.crop_size=[64,64]",
-        "data.scale_range=[64,96]", "data.workers=0", "trainer.batch_size=4", "trainer.max_epochs=3",
+        "data.scale_range=[64,96]", "data.workers=0", "trainer.batch_size=2", "trainer.max_epochs=3",
         "trainer.val_every_n_epochs=3", "trainer.progress_bar=false", "trainer.log_every_n_steps=1",
         "callbacks.pictures=0", "logger.tensorboard=false",
     )  # fmt: skip
@@ -335,5 +335,5 @@ def test_every_opt_level_trains_the_shortened_quickstart_as_float32_does(script,
     for level, found in losses.items():
         assert found[-1] < 0.75 * found[0], level
         assert level == "O0" or found != losses["O0"]
-        assert found[0] == pytest.approx(losses["O0"][0], rel=0.01), level  # of the same weights
+        assert found[0] == pytest.approx(losses["O0"][0], rel=0.005), level  # of the same weights
         assert found == pytest.approx(losses["O0"], rel=0.1), level  # they drift apart, on each CPU in its own way
