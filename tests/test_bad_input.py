@@ -453,6 +453,8 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
         ("train", "optim=", "adamw, npu_fused_sgd, sgd"),
         ("train", "optim=3", "adamw, npu_fused_sgd, sgd"),
         ("eval", "trainer=null", "auto, cpu_1p, cpu_2p, gpu_1p, gpu_8p, npu_1p, npu_8p"),
+        ("train", "model.name=unet", "icnet"),
+        ("train", "model.backbone=vgg16", "resnet18, resnet34, resnet50, resnet101, resnet152"),
         ("train", "amp=nope", "bf16, o0, o1, o2"),
         ("train", "amp.opt_level=foo", "O0, O1, O2, bf16"),
     ],
@@ -472,7 +474,9 @@ def test_unknown_name_lists_the_known(script, name, word, known):
         ("data.crop_size=[0,64]", ("data.crop_size=0", "from")),
         ("trainer.devices=[1,1]", ("trainer.devices=[1, 1]", "a list of indices")),
         ("seed=99999999999", ("seed=99999999999", "from 0 to 4294967295")),
-        # found later, against data, devices and files
+        # found later, against networks, data, devices and files
+        ("data.name=nope", ("cityscapes, camvid, folder, street",)),
+        ("loss.sub124_weight=0 loss.sub24_weight=0 loss.sub4_weight=0", ("are all 0",)),
         ("loss.class_weights=[1.0,1.0]", ("loss.class_weights has 2 numbers and the data 19 classes",)),
         ("trainer.limit_train_batches=0.1", ("trainer.limit_train_batches=0.1 of 3 is no batch",)),
         ("trainer.limit_val_batches=0.1", ("trainer.limit_val_batches=0.1 of 3 is no batch",)),
@@ -482,7 +486,7 @@ def test_unknown_name_lists_the_known(script, name, word, known):
     ],
 )
 def test_training_with_a_value_out_of_range_is_refused(train, tmp_path, word, words):
-    assert_refused(train(word), *words)
+    assert_refused(train(*word.split()), *words)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

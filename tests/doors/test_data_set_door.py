@@ -16,6 +16,8 @@ NAMES = ("sea", "sand", "boat", "gull")
 COLOURS = ((10, 20, 200), (220, 200, 90), (120, 60, 20), (250, 250, 250))
 STORED = (40, 80, 120, 160)  # label ids as its masks hold them; 0 does not count
 
+pytestmark = pytest.mark.slow
+
 
 class Beach(DataSet):
     """Pictures beside their labels: root/<split>/NAME_photo.png and NAME_labels.png; it paints them itself."""

@@ -18,6 +18,8 @@ from tests.models.network_tester import check_network
 COLOURS = {"meadow": (10, 200, 30), "barn": (200, 40, 20), "pond": (20, 60, 220)}
 IMAGES = 2  # of validation
 
+pytestmark = pytest.mark.slow
+
 
 class Toy(SegmentationNetwork):
     """Two scales, one pair of convolution and norm that is folded and a norm that cannot be."""

@@ -18,6 +18,8 @@ from icnet.report.__main__ import main as report
 
 NAMES, COLOURS = ("dark", "bright"), ((40, 0, 80), (250, 220, 0))
 
+pytestmark = pytest.mark.slow
+
 
 class ToySegmenter(Segmenter):
     """Calls what is brighter than a threshold bright; its files are JSON."""
