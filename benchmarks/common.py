@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turns, the table, the machine's description, the peer implementation."""
+"""What the benchmarks share: timing in turns, the table, the machine's description, the reference implementation."""
 
 import argparse
 import contextlib
@@ -51,7 +51,7 @@ def add_size_options(built: argparse.ArgumentParser, *, height: int, width: int,
     """Add the size of the image and of the network."""
     built.add_argument("--height", type=int, default=height)
     built.add_argument("--width", type=int, default=width)
-    built.add_argument("--backbone", default=backbone, help="the peer knows resnet50, resnet101 and resnet152")
+    built.add_argument("--backbone", default=backbone, help="the reference knows resnet50, resnet101 and resnet152")
 
 
 def add_network_options(built: argparse.ArgumentParser, *, height: int, width: int) -> None:
@@ -222,7 +222,7 @@ class PeakMemory:
         return 0.0
 
 
-# ---------------------------------------------------------------- the peer implementation
+# ---------------------------------------------------------------- the reference implementation
 
 
 def import_reference(path: Path, *names: str) -> list[Any]:

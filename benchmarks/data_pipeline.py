@@ -7,7 +7,7 @@ Files come from a Cityscapes folder, or are street scenes drawn into a temporary
 photographs and decode faster, so only a real folder tells what training will see. Files are in the page cache (the
 round before the first reads them). Every round serves the same images in the same order, each augmented anew: short
 side 512 to 2048, padding, crop 960x960, mirror, blur. Ours yields uint8, which the device normalises; "normalised" does
-that here as well, for what the peer yields is normalised.
+that here as well, for what the reference yields is normalised.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def measure(root: Path, title: str, samples: int, repeats: int, reference: Path 
         title: How the table calls it.
         samples: Images of a round; a smaller set is gone through several times.
         repeats: Rounds.
-        reference: The peer's clone, if there is one.
+        reference: The reference's clone, if there is one.
     """
     ours = factory.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0, batch_size=7).train
     assert ours is not None
@@ -67,7 +67,7 @@ def measure(root: Path, title: str, samples: int, repeats: int, reference: Path 
     contenders: dict[str, Callable[[int], None]] = {"icnet": load, "icnet, normalised": load_normalized}
     if reference:
         (dataset,) = common.import_reference(reference, "dataset:CityscapesDataset")
-        random.seed(0)  # the peer draws from the global generator
+        random.seed(0)  # the reference draws from the global generator
         with contextlib.redirect_stdout(io.StringIO()):
             theirs = dataset(root=str(root), split="train", base_size=1024, crop_size=960)
 

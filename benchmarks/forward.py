@@ -4,10 +4,10 @@
     python -m benchmarks.forward --reference ../ICNet-pytorch
     python -m benchmarks.forward --height 256 --width 512 --backbone resnet101 --device cuda --dtype bfloat16
 
-"as shipped" is what evaluation and the demo run: a uint8 image in, normalisation included. The peer's network and
+"as shipped" is what evaluation and the demo run: a uint8 image in, normalisation included. The reference's network and
 "network only" get the normalised image; "plain module" is the network without what ``TorchSegmenter`` does to it. With
---reference both have the same weights (the peer's initial ones, seed 0), and the largest difference of two logits is
-shown beside the largest logit.
+--reference both have the same weights (its initial ones, seed 0), and the largest difference of two logits is shown
+beside the largest logit.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ def main() -> None:
     device = common.prepare(args.threads, args.device)
 
     net = factory.network(ModelConfig(backbone=args.backbone), len(CITYSCAPES_CLASSES), channels_last=False)
-    peer = None
+    reference_net = None
     if args.reference:
         (reference,) = common.import_reference(args.reference, "models.icnet:ICNet")
         torch.manual_seed(0)
-        peer = reference(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).eval().to(device)
-        net.load_state_dict(from_reference(peer.state_dict()))
+        reference_net = reference(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).eval().to(device)
+        net.load_state_dict(from_reference(reference_net.state_dict()))
     net = net.eval().to(device)
     segmenter = TorchSegmenter(net, ImageNormalizer(), CITYSCAPES_CLASSES).to(device)
 
@@ -52,8 +52,8 @@ def main() -> None:
         "icnet, network only": lambda: segmenter.net(channels_last),
         "icnet, plain module": lambda: net(normalized),
     }
-    if peer is not None:
-        whole = {common.REFERENCE: lambda: peer(normalized)[0], **whole}
+    if reference_net is not None:
+        whole = {common.REFERENCE: lambda: reference_net(normalized)[0], **whole}
 
     logits: dict[str, Tensor] = {}
 
@@ -68,7 +68,7 @@ def main() -> None:
     with torch.inference_mode(), common.autocast(device, args.dtype):
         seconds = common.take_turns({name: timed(name) for name in whole}, args.repeats, device)
     more = {}
-    if peer is not None:
+    if reference_net is not None:
         expected = logits[common.REFERENCE]
         more["logit difference"] = {name: f"{(x - expected).abs().max():.1e}" for name, x in logits.items()}
         more["largest logit"] = {name: f"{x.abs().max():.1f}" for name, x in logits.items()}

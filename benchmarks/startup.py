@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup
 
-The peer has nothing to compare with: its scripts take no ``--help`` and start to work at once.
+The reference has nothing to compare with: its scripts take no ``--help`` and start to work at once.
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python -m benchmarks.train_step --height 256 --width 256 --batch 1 --device cuda --dtype bfloat16
 
 Ours is what ``train.py`` builds from its defaults and gets uint8 images, so its time includes the normalisation; the
-peer gets normalised images, and its own loss. Both start with the same weights; "first loss" is the one before any
-step, and differs by the peer's way of resizing labels. "GiB" is what a step takes at most beyond weights and
+reference gets normalised images, and its own loss. Both start with the same weights; "first loss" is the one before any
+step, and differs by the reference's way of resizing labels. "GiB" is what a step takes at most beyond weights and
 optimizer state.
 """
 
@@ -43,12 +43,12 @@ def main() -> None:
     if args.reference:
         network, criterion = common.import_reference(args.reference, "models.icnet:ICNet", "utils.loss:ICNetLoss")
         torch.manual_seed(0)
-        peer = network(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).to(device).train()
-        task.net.load_state_dict(from_reference(peer.state_dict()))
+        reference_net = network(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).to(device).train()
+        task.net.load_state_dict(from_reference(reference_net.state_dict()))
         normalized = ImageNormalizer().to(device)(image)
         target = mask.long().masked_fill(mask == IGNORE_INDEX, -1)
-        losses = {common.REFERENCE: lambda: criterion()(peer(normalized), target), **losses}
-        groups[common.REFERENCE] = [{"params": list(peer.parameters())}]
+        losses = {common.REFERENCE: lambda: criterion()(reference_net(normalized), target), **losses}
+        groups[common.REFERENCE] = [{"params": list(reference_net.parameters())}]
 
     memory = common.PeakMemory(device)
     first: dict[str, str] = {}

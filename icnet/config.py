@@ -204,7 +204,7 @@ class TrainerConfig(Keys, above="trainer."):
     val_every_n_epochs: int = key(
         1,
         "epochs from one validation to the next",
-        unit="0 = the published rhythm: see conf/experiment/full.yaml",
+        unit="0 = the published validation schedule: see conf/experiment/full.yaml",
         low=0,
     )
     log_every_n_steps: int = key(10, "steps from one line of the log to the next", low=1, affects_result=False)
@@ -313,7 +313,7 @@ class TrainConfig(Keys):
     )
     skip_finished: bool = key(
         False,
-        "do nothing where the folder holds this run's result already; for sweeps begun again",
+        "do nothing where the folder holds this run's result already; for restarted sweeps",
         affects_result=False,
     )
     output_dir: str = key(REQUIRED, "this run's folder; hydra.run.dir=PATH chooses it", affects_result=False)

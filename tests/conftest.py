@@ -106,7 +106,7 @@ OURS_TO_REFERENCE = (
 
 @pytest.fixture(scope="session")
 def to_reference() -> Callable[[dict], dict]:
-    """Rename an ICNet's state dict to the names of the base implementation; adds the ``fc`` that its files carry."""
+    """Rename an ICNet's state dict to the names of the reference; adds the ``fc`` that its files carry."""
 
     def rename(state_dict: dict) -> dict:
         renamed = {}

@@ -44,7 +44,7 @@ def resize_labels(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def blend_labels(mask: Tensor, size: tuple[int, int], ignore_index: int) -> Tensor:
-    """Resize class ids as the base implementation does: bilinearly, then truncated, with ignore as -1.
+    """Resize class ids as the reference does: bilinearly, then truncated, with ignore as -1.
 
     Between classes 5 and 11 this invents class 8; it exists to reproduce published numbers, not to be used otherwise.
 
@@ -67,7 +67,7 @@ class CascadeLoss(nn.Module):
         weights: Weight of each output by name; the paper's lambdas.
         ignore_index: Mask value that does not count.
         resize: How outputs and labels meet: ``nearest`` picks labels at each output's size, ``logits`` enlarges the
-            outputs to the labels' size, ``blend`` is the base implementation's bilinear blending of class ids.
+            outputs to the labels' size, ``blend`` is the reference's bilinear blending of class ids.
         class_weights: One weight per class; the mean is then weighted, as in ``torch.nn.CrossEntropyLoss``.
         ohem_threshold: Online hard example mining (Shrivastava et al., CVPR 2016): only pixels whose true class gets
             a probability of at most this count; 0 switches it off.

@@ -1,4 +1,4 @@
-"""What is measured on a data set: the official mIoU and its relatives, and the base implementation's running mean."""
+"""What is measured on a data set: the official mIoU and its relatives, and the reference's running mean."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class RunningMeanIoU(Metric):
-    """The figure that the base implementation and its Ascend port report as mIoU.
+    """The figure that the reference and its Ascend port report as mIoU.
 
     After every image it takes the mIoU of everything counted so far, where a class not seen yet counts as 0, and in
     the end the mean of these running values. It is biased by the order of the images and is not the official mIoU;
@@ -43,9 +43,9 @@ class RunningMeanIoU(Metric):
         """
         self.index.append(index.to(preds.device))
         classes = self.num_classes
-        for pred, truth in zip(preds, target, strict=True):
+        for pred, label in zip(preds, target, strict=True):
             # Ignored pixels go to a bin of their own behind the others, so that no shape depends on the data.
-            pair = torch.where(truth == self.ignore_index, classes**2, truth.long() * classes + pred.long())
+            pair = torch.where(label == self.ignore_index, classes**2, label.long() * classes + pred.long())
             counts = torch.bincount(pair.flatten(), minlength=classes**2 + 1)[:-1]
             self.confusion.append(counts.view(1, classes, classes))
 

@@ -89,5 +89,5 @@ def warmup_cosine(optimizer: Optimizer, epochs: int, warmup: int) -> LambdaLR:
 
 
 def poly(optimizer: Optimizer, steps: int, power: float) -> PolynomialLR:
-    """Per-step polynomial decay, (1 - step / steps) ^ power, of the paper and the base implementation."""
+    """Per-step polynomial decay, (1 - step / steps) ^ power, of the paper and the reference."""
     return PolynomialLR(optimizer, total_iters=steps, power=power)

@@ -139,7 +139,7 @@ class Float16Autocast(MixedPrecision):
     Args:
         device_type: ``cpu``, ``cuda`` or ``npu``.
         loss_scale: A number, or ``dynamic``: from 2^16, doubled after ``growth_interval`` good steps up to 2^24; a step
-            with a gradient that is no number is skipped and halves it.
+            with a NaN or infinite gradient is skipped and halves it.
         growth_interval: Good steps in a row.
     """
 
@@ -220,7 +220,7 @@ class MasterWeights:
                 self._hooks.append(child.register_forward_pre_hook(_to_float16, with_kwargs=True))
                 self._hooks.append(child.register_forward_hook(_to_float32))
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Move the masters to the parameters' device; in a group of processes take over those of the first."""
         for param, master in self.masters.items():
             master.data = master.data.to(param.device)
@@ -314,7 +314,7 @@ class Float16Weights(Float16Autocast):
     ) -> tuple[nn.Module, list[Optimizer], list[Any]]:
         """Hand the masters to the optimizers, in the parameters' places, so that their states are those of O0."""
         weights = cast(MasterWeights, self._weights)
-        weights.settle()
+        weights.synchronize()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["params"] = [weights.masters.get(param, param) for param in group["params"]]

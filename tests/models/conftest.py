@@ -1,6 +1,6 @@
-"""The base implementation's network, written once more from its description and as plainly as possible.
+"""The reference's network, written once more from its description and as plainly as possible.
 
-It shares no code with ``icnet.models``, keeps the base implementation's parameter names, and does what the base
+It shares no code with ``icnet.models``, keeps the reference's parameter names, and does what the base
 implementation does even where that is wasteful: the half-resolution image runs through the whole backbone, pooling is
 adaptive pooling, the classifier sees 128 channels at a quarter of the resolution.
 """

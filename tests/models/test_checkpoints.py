@@ -58,7 +58,7 @@ def assert_same(ours: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 @pytest.fixture
 def reference_tensors(make_reference):
-    """A state dict of the base implementation (resnet18, 19 classes)."""
+    """A state dict of the reference (resnet18, 19 classes)."""
     return make_reference("resnet18").state_dict()
 
 
@@ -69,7 +69,7 @@ def net_and_wanted(reference_tensors):
     return ICNet(19, "resnet18"), from_reference(reference_tensors)
 
 
-# ---------------------------------------------------------------- files of the base implementation
+# ---------------------------------------------------------------- files of the reference
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -126,11 +126,11 @@ def test_scores_equal_cityscapesscripts():
 
 
 def running_mean_plainly(preds: list[list[int]], target: list[list[int]], classes: int) -> float:
-    """The base implementation's figure, image by image, from lists of pixels."""
+    """The reference's figure, image by image, from lists of pixels."""
     hits, union = [0] * classes, [0] * classes
     values = []
-    for pred, truth in zip(preds, target, strict=True):
-        for p, t in zip(pred, truth, strict=True):
+    for pred, labels in zip(preds, target, strict=True):
+        for p, t in zip(pred, labels, strict=True):
             if t == IGNORE:
                 continue
             if p == t:
