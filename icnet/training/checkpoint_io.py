@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from icnet.errors import UserError
 
@@ -27,7 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                torch.save(tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), checkpoint), file)
+                torch.save(apply_to_collection(checkpoint, Tensor, _to_cpu), file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
@@ -40,3 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{target} could not be written ({reason}){kept}; "
                 "free some space or choose another folder with hydra.run.dir=PATH"
             ) from error
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
