@@ -124,7 +124,7 @@ def refuse_added_keys(config: Any, above: str = "") -> None:
             refuse_added_keys(value, f"{above}{key}.")
 
 
-def _no_key(given: str, known: Iterable[object]) -> str:
+def _no_key(given: str | None, known: Iterable[object]) -> str:
     if given in RENAMED:
         return f"{given} is no key any more; give {RENAMED[given]}"
     return f"{given} is no key of the configuration; known there are {', '.join(map(str, known))}"
