@@ -28,13 +28,9 @@ PRIVATE_NAMES = {
         "lightning 2.6.6",
         "DDPStrategy's wraps the model within a CUDA stream, which an NPU does not have",
     ),
-    ("training/callbacks/interruption.py", "_signal_connector"): (
+    ("training/position.py", "_batches_that_stepped"): (
         "lightning 2.6.6",
-        "ends a run after a whole step on all ranks; trainer.should_stop would let it look finished",
-    ),
-    ("training/callbacks/interruption.py", "_sigterm_notifier_fn"): (
-        "lightning 2.6.6",
-        "Lightning's handler of SIGTERM sends a message from where other ranks may wait for gradients",
+        "a key of the training loop's state in a checkpoint, the steps that loggers count by",
     ),
     ("training/precision.py", "_growth_tracker"): (
         "torch 2.13.0",
