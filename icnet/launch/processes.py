@@ -1,7 +1,8 @@
 """One process or many: running a function on every device of this machine, and of others.
 
-Processes are started and watched by the engine behind torchrun, which takes a function and its argument, so that a
-job of a sweep is not the command line run again.
+Processes are started by ``torch.multiprocessing`` with a function and its argument, so that a job of a sweep is not the
+command line run again, and are watched here. The engine behind torchrun says less: it tells of one failure without
+looking for the first, gives the other ranks half a minute, and starts a user's mistake again.
 """
 
 import faulthandler
@@ -15,43 +16,60 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import module_from_spec, spec_from_file_location
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous.api import RendezvousError
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.multiprocessing import start_processes
 
-from icnet.config import EvalConfig, TrainConfig, TrainerConfig
+from icnet.config import EvalConfig, TrainConfig
 from icnet.errors import UserError
-from icnet.launch import rank as group
-from icnet.launch.command import DEFECT, USER_MISTAKE, verdict, write_error
+from icnet.launch import logs, rank
+from icnet.launch.messages import DEFECT, USER_MISTAKE, verdict, write_error
+from icnet.launch.nodes import Nodes, ProcessGroup, meeting
+from icnet.launch.rank import RankDied
 from icnet.run.paths import RunPaths
 
 Config = TypeVar("Config", TrainConfig, EvalConfig)
-Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.1
 PEER_SECONDS = 5
 """How long processes may go on that have lost one of theirs. Most notice, and write down what they were doing; one that
 waits for its device does not, and would go on waiting until the collective's own time limit."""
 STOP_SECONDS = 60
 """How long processes that were asked to stop may take to save, as long as none of them is missing."""
-HEEDED_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"  # the engine's
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 TERMINATED = 128 + signal.SIGTERM  # the shell's convention; CheckpointOnSignal ends with it
 
-# Kept for a whole sweep: one node may come for the next job before another has left this one.
-_rendezvous: list[Any] = []
+
+@dataclass(frozen=True)
+class _Job:
+    """What each process of the group runs."""
+
+    file: str
+    function: str  # at the top level of the file
+    config: Any  # a TrainConfig or EvalConfig
+    name: str
+    log_level: int
+    notes: Path  # where each process leaves what it ended with, by local rank
+
+    def note(self, local_rank: int) -> dict[str, Any]:
+        """Return what a process left: ``result``, or ``time``, ``status`` and ``line``; nothing if it was killed."""
+        path = self.notes / f"{local_rank}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def write_note(self, local_rank: int, note: dict[str, Any]) -> None:
+        """Leave what a process ended with."""
+        (self.notes / f"{local_rank}.json").write_text(json.dumps(note), encoding="utf-8")
 
 
-def run(function: Callable[[Config], Result], config: Config, processes: int) -> Result | None:
+def run(function: Callable[[Config], float | None], config: Config, processes: int) -> float | None:
     """Run a function here, or in several processes that form one group.
 
     Args:
@@ -70,213 +88,131 @@ def run(function: Callable[[Config], Result], config: Config, processes: int) ->
         SystemExit: With 128 and the signal's number if this process was asked to stop; the group had time to save.
     """
     trainer = config.trainer
-    if group.joined():
-        _resume_after_restart(config)
-        return function(config)
+    if rank.from_environment():
+        return function(_resumed_after_restart(config))
     if processes == 1 and trainer.num_nodes == 1 and not trainer.max_restarts:
         return function(config)
     about = HydraConfig.get()
-    _check_nodes(trainer, about)
-    if trainer.max_restarts:  # the engine's shared store would give new processes the addresses of those that died
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     methods = multiprocessing.get_all_start_methods()
-    if (
-        multiprocessing.get_start_method() not in methods
-    ):  # in a process of joblib's, whose own our processes do not know
+    if multiprocessing.get_start_method() not in methods:  # in a process of joblib's, with one that ours do not know
         multiprocessing.set_start_method(methods[0], force=True)
-    with tempfile.TemporaryDirectory() as folder, _signals_given_back(), _quiet_terminal():
+    with tempfile.TemporaryDirectory() as notes, meeting(trainer, about) as nodes:
         level = logging.getLogger().level
-        spec = WorkerSpec(
-            role=about.job.name,
-            local_world_size=processes,
-            entrypoint=_process,
-            args=(function.__code__.co_filename, function.__name__, config, about.job.name, Path(folder), level),
-            rdzv_handler=_meeting_place(trainer, about),
-            max_restarts=trainer.max_restarts,
-            monitor_interval=0.1,
-        )
-        agent = _Agent(spec, Path(folder), config)
-        if trainer.num_nodes > 1:
-            log.info("waiting for %d nodes at %s", trainer.num_nodes, trainer.rdzv_endpoint)
-        try:
-            result = agent.run()
-        except SignalException as stop:
-            raise SystemExit(128 + stop.sigval) from None
-        except RendezvousError as error:
-            where = f"trainer.rdzv_endpoint={trainer.rdzv_endpoint}"
-            raise UserError(
-                f"{trainer.num_nodes} nodes did not meet at {where} ({type(error).__name__}); give the same command on "
-                "each, and see the logs of the others"
-            ) from error
-        finally:
-            spec.rdzv_handler.shutdown()
-    if result.is_failed():
-        raise agent.failure or group.RankDied(f"a process of this group could not be started; see {config.output_dir}")
-    return result.return_values.get(0)
+        job = _Job(function.__code__.co_filename, function.__name__, config, about.job.name, level, Path(notes))
+        restarts = 0
+        while True:
+            group = nodes.form_group(processes, restarts)
+            restarts = group.restarts
+            try:
+                if _run_group(job, group, nodes):
+                    nodes.leave_together(group)
+                    return job.note(0)["result"] if group.node == 0 else None
+            except RankDied as failure:
+                if restarts >= trainer.max_restarts:
+                    raise
+                log.warning("%s; starting again (restarts left: %d)", failure, trainer.max_restarts - restarts - 1)
+                restarts += 1
 
 
-def _check_nodes(trainer: TrainerConfig, about: Any) -> None:
-    if trainer.num_nodes == 1:
-        return
-    if not trainer.rdzv_endpoint:
-        raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes} needs trainer.rdzv_endpoint=HOST:PORT, the same on each node, "
-            "where HOST is one of them and PORT is free there"
-        )
-    key = "hydra.sweep.dir" if about.mode == RunMode.MULTIRUN else "hydra.run.dir"
-    if not any(word.startswith(f"{key}=") for word in about.overrides.hydra):
-        raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes} needs {key}=PATH, the same on each node; "
-            "by default it is named after the time, which may differ"
-        )
+def _run_group(job: _Job, group: ProcessGroup, nodes: Nodes) -> bool:
+    """Run this node's processes to their end; returns whether they have done their work.
 
-
-def _meeting_place(trainer: TrainerConfig, about: Any) -> Any:
-    """Return where the nodes find each other; one node needs no more than itself."""
-    number = about.job.num if about.mode == RunMode.MULTIRUN else 0
-    host = (trainer.rdzv_endpoint or "localhost").rpartition(":")[0]
-    alone = trainer.num_nodes == 1 or host in {"localhost", "127.0.0.1"}
-    handler = get_rendezvous_handler(
-        RendezvousParameters(
-            backend="c10d",
-            endpoint=(trainer.num_nodes > 1 and trainer.rdzv_endpoint) or "localhost:0",
-            run_id=f"{about.job.name}_{number}",
-            min_nodes=trainer.num_nodes,
-            max_nodes=trainer.num_nodes,
-            local_addr="localhost" if alone else None,  # the machine's own name may lead nowhere
-        )
-    )
-    if trainer.num_nodes > 1:
-        _rendezvous.append(handler)
-    return handler
+    They have not if another node waits for this one to begin again with it.
+    """
+    with _noted_signals() as signals:
+        processes = _start(job, group)
+        while not signals:
+            codes = {number: process.exitcode for number, process in enumerate(processes)}
+            if any(code is not None and (code or "result" not in job.note(number)) for number, code in codes.items()):
+                ended = _end(processes, PEER_SECONDS, signals)
+                if TERMINATED in ended.values():  # somebody asked them, rather than this process
+                    raise SystemExit(TERMINATED)
+                raise _failure(job, group, ended)
+            if None not in codes.values():
+                return True
+            if nodes.wait_for_this_one():
+                _terminate(processes)
+                _end(processes, PEER_SECONDS, signals)
+                return False
+            wait([process.sentinel for process in processes if process.exitcode is None], POLL_SECONDS)
+        _terminate(processes)
+        _end(processes, STOP_SECONDS, signals)
+        raise SystemExit(128 + signals[0])
 
 
 @contextmanager
-def _signals_given_back() -> Iterator[None]:
-    """Undo what the engine does to this process's signals: the next job of a sweep may run in place."""
-    known = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    }
-    # A signal that is ignored, as nohup has it, stays so.
-    heeded = ",".join(number.name for number, handler in known.items() if handler != signal.SIG_IGN)
-    before = os.environ.get(HEEDED_SIGNALS)
-    os.environ[HEEDED_SIGNALS] = before or heeded
+def _noted_signals() -> Iterator[list[int]]:
+    """Note signals that ask to stop, instead of heeding them; one that is ignored, as nohup has it, stays so."""
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    heeded = {number: handler for number, handler in before.items() if handler not in {signal.SIG_IGN, None}}
     try:
-        yield
+        for number in heeded:
+            signal.signal(number, lambda received, frame: noted.append(received))
+        yield noted
     finally:
-        if before is None:
-            os.environ.pop(HEEDED_SIGNALS, None)
-        for number, handler in known.items():
+        for number, handler in heeded.items():
             signal.signal(number, handler)
 
 
-@contextmanager
-def _quiet_terminal() -> Iterator[None]:
-    """Keep the engine's own log to the file: on the terminal one line says what has happened."""
-    engine, streams = logging.getLogger("torch.distributed"), (sys.stdout, sys.stderr)
-    files = [handler for handler in logging.getLogger().handlers if getattr(handler, "stream", None) not in streams]
-    terminal, engine.handlers = engine.handlers, [*files, logging.NullHandler()]
+def _start(job: _Job, group: ProcessGroup) -> list[BaseProcess]:
+    for note in job.notes.glob("*.json"):
+        note.unlink()
+    environments = [group.environment(local_rank) for local_rank in range(group.processes)]
+    before = multiprocessing.active_children()
     try:
-        yield
-    finally:
-        engine.handlers = terminal
+        context = start_processes(_process, (job, environments), group.processes, join=False)
+    except BaseException:  # Python would wait for those that have started
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.kill()
+        raise
+    return context.processes
 
 
-class _Agent(LocalElasticAgent):
-    """torchrun's agent, but within seconds a broken group is ended, and it is said which rank broke it.
+def _terminate(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()  # for Ctrl-C too: SIGTERM is the signal that ranks agree on
+
+
+def _end(processes: list[BaseProcess], seconds: float, signals: list[int]) -> dict[int, int]:
+    """Wait for processes to end, then kill the rest; returns the exit codes of those that ended, by local rank.
 
     Args:
-        spec: What to run.
-        folder: Where the processes leave what they ended with.
-        config: Of the run.
+        processes: Of this node.
+        seconds: How long to wait; a second signal of the same person ends it at once.
+        signals: Those noted.
     """
+    deadline, broken, patience = time.monotonic() + seconds, False, max(len(signals), 1)
+    while alive := [process for process in processes if process.exitcode is None]:
+        codes = {process.exitcode for process in processes}
+        if codes - {None, 0, TERMINATED} and not broken:  # the others have lost one to save with
+            broken, deadline = True, min(deadline, time.monotonic() + PEER_SECONDS)
+        if time.monotonic() > deadline or len(signals) > patience:
+            break
+        wait([process.sentinel for process in alive], POLL_SECONDS)
+    ended = {number: process.exitcode for number, process in enumerate(processes) if process.exitcode is not None}
+    for process in alive:
+        process.kill()
+        process.join()
+    return ended
 
-    def __init__(self, spec: WorkerSpec, folder: Path, config: TrainConfig | EvalConfig) -> None:
-        super().__init__(spec, DefaultLogsSpecs(str(folder / "engine")))
-        self.failure: UserError | group.RankDied | None = None
-        self._folder = folder
-        self._config = config
-        self._processes: dict[int, Any] = {}  # by rank
 
-    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        for note in self._folder.glob("*.json"):
-            note.unlink()
-        before = multiprocessing.active_children()
-        try:
-            pids = super()._start_workers(worker_group)
-        except BaseException:  # asked to stop half-way: Python would wait for those that have started
-            for process in multiprocessing.active_children():
-                if process not in before:
-                    process.kill()
-            raise
-        alive = {process.pid: process for process in multiprocessing.active_children()}
-        ranks = {worker.global_rank: alive.get(pids[worker.local_rank]) for worker in worker_group.workers}
-        self._processes = {rank: process for rank, process in ranks.items() if process}
-        return pids
-
-    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        noticed_first = any(process.exitcode is not None for process in self._processes.values())
-        if not noticed_first:
-            result = super()._monitor_workers(worker_group)  # where all processes end that have done their work
-            if not result.is_failed():
-                return result
-        ended = self._ended(PEER_SECONDS)
-        if noticed_first and TERMINATED in ended.values():  # somebody asked them, rather than this process
-            raise SignalException("the processes were asked to stop", signal.SIGTERM)
-        self.failure = self._explain(worker_group, ended)
-        if isinstance(self.failure, UserError):
-            self._remaining_restarts = 0
-        elif self._remaining_restarts:
-            log.warning("%s; starting again (restarts left: %d)", self.failure, self._remaining_restarts - 1)
-        return RunResult(state=WorkerState.FAILED)
-
-    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *args: Any, **kwargs: Any) -> None:
-        asked = isinstance(sys.exc_info()[1], SignalException)
-        for process in self._processes.values():
-            if process.exitcode is None:
-                process.terminate()  # for Ctrl-C too: SIGTERM is the signal that ranks agree on
-        self._ended(STOP_SECONDS if asked else PEER_SECONDS)
-        super()._shutdown(death_sig, *args, **kwargs)
-
-    def _ended(self, seconds: float) -> dict[int, int]:
-        """Wait for all processes to end, then kill the rest; returns the exit codes of those that ended."""
-        processes = self._processes
-        deadline, broken = time.monotonic() + seconds, False
-        try:
-            while time.monotonic() < deadline:
-                codes = {process.exitcode for process in processes.values()}
-                if None not in codes:
-                    break
-                if codes - {None, 0, TERMINATED} and not broken:  # the others have lost one to save with
-                    broken, deadline = True, min(deadline, time.monotonic() + PEER_SECONDS)
-                time.sleep(0.05)
-            return {rank: process.exitcode for rank, process in processes.items() if process.exitcode is not None}
-        finally:  # also on a second Ctrl-C
-            for process in processes.values():
-                if process.exitcode is None:
-                    process.kill()
-                    process.join()
-
-    def _explain(self, worker_group: WorkerGroup, ended: dict[int, int]) -> UserError | group.RankDied:
-        """Find the rank that ended first. Those that left no note were killed, and are the reason for the others."""
-        notes = {rank: self._note(rank) for rank in ended}
-        mistakes = [note for note in notes.values() if note.get("status") == USER_MISTAKE]
-        if mistakes:
-            return UserError(mistakes[0]["line"])
-        rank = min(ended, key=lambda rank: notes[rank].get("time", 0))
-        code = ended[rank]
-        local_rank = next(worker.local_rank for worker in worker_group.workers if worker.global_rank == rank)
-        place = group.Place(rank, local_rank, worker_group.group_rank or 0)
-        devices = self._config.trainer.devices
-        path = group.log_path(Path(self._config.output_dir), worker_group.spec.role, devices, place)
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit status {code}"
-        why = f" ({notes[rank]['line']})" if notes[rank] else ""
-        device = devices[local_rank] if isinstance(devices, list) else local_rank
-        return group.RankDied(f"rank {rank} (device {device}) {how}{why}; its log is {path}")
-
-    def _note(self, rank: int) -> dict[str, Any]:
-        path = self._folder / f"{rank}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _failure(job: _Job, group: ProcessGroup, ended: dict[int, int]) -> UserError | RankDied:
+    """Find the rank that ended first. Those that left no note were killed, and are the reason for the others."""
+    notes = {number: job.note(number) for number in ended}
+    mistakes = [note for note in notes.values() if note.get("status") == USER_MISTAKE]
+    if mistakes:
+        return UserError(mistakes[0]["line"])
+    broken = [number for number in ended if ended[number] or "result" not in notes[number]]
+    number = min(broken, key=lambda number: notes[number].get("time", 0))
+    code, note, member = ended[number], notes[number], group.rank(number)
+    devices = job.config.trainer.devices
+    path = logs.log_path(Path(job.config.output_dir), job.name, devices, member)
+    how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit status {code}"
+    why = f" ({note['line']})" if "line" in note else ""
+    device = devices[number] if isinstance(devices, list) else number
+    return RankDied(f"rank {member.rank} (device {device}) {how}{why}; its log is {path}")
 
 
 def _signal_name(number: int) -> str:
@@ -300,31 +236,33 @@ def _load(file: str, name: str) -> Callable[[Any], Any]:
     return getattr(module, name)
 
 
-def _process(file: str, name: str, config: Config, job: str, folder: Path, level: int) -> Any:
-    """Run in a process of a group: log into a file of its own, and leave a note if it ends before it is done."""
+def _process(local_rank: int, job: _Job, environments: list[dict[str, str]]) -> None:
+    """Run in a process of a group: log into a file of its own, and leave a note of how it ended."""
+    os.environ.update(environments[local_rank])
     os.setpgrp()  # Ctrl-C then reaches the parent alone, which passes it on once, as SIGTERM
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)  # for loaders, as in place
-    place = group.joined() or group.Place()
-    logging.basicConfig(level=level, format=group.LOG_FORMAT, handlers=[logging.StreamHandler(sys.stdout)])
-    path = group.log_path(Path(config.output_dir), job, config.trainer.devices, place)
-    with group.own_log(path, place.rank) as stream:
+    own = rank.from_environment() or rank.ProcessRank()
+    logging.basicConfig(level=job.log_level, format=logs.LOG_FORMAT, handlers=[logging.StreamHandler(sys.stdout)])
+    path = logs.log_path(Path(job.config.output_dir), job.name, job.config.trainer.devices, own)
+    with logs.own_log(path, own.rank) as stream:
         faulthandler.enable(stream)
         try:
-            log.info("rank %d of %d is process %d", place.rank, place.size, os.getpid())
-            _resume_after_restart(config)
-            return _load(file, name)(config)
+            log.info("rank %d of %d is process %d", own.rank, own.world_size, os.getpid())
+            result = _load(job.file, job.function)(_resumed_after_restart(job.config))
+            job.write_note(local_rank, {"result": result})
         except Exception as error:
             write_error(error, stream)
             status, line = verdict(error) or (DEFECT, _first_line(error))
-            note = {"time": time.time(), "status": status, "line": line}
-            (folder / f"{place.rank}.json").write_text(json.dumps(note), encoding="utf-8")
+            job.write_note(local_rank, {"time": time.time(), "status": status, "line": line})
             raise SystemExit(status) from None
         finally:
             faulthandler.disable()
 
 
-def _resume_after_restart(config: TrainConfig | EvalConfig) -> None:
-    """Go on from the run's own last checkpoint if the group was started again."""
+def _resumed_after_restart(config: Config) -> Config:
+    """Return the configuration that goes on from the run's own last checkpoint if the group was started again."""
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if restarts and isinstance(config, TrainConfig) and RunPaths(Path(config.output_dir)).last.exists():
-        config.resume = "auto"
+    if not restarts or not isinstance(config, TrainConfig):
+        return config
+    last = RunPaths(Path(config.output_dir)).last
+    return replace(config, resume="auto") if last.exists() else config  # type: ignore[call-arg]

@@ -1,39 +1,47 @@
-"""The table at the end of a multirun."""
+"""A multirun's end: its table, its exit status, and one line where the sweeper gives up."""
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from icnet.errors import UserError
+from icnet.launch.messages import USER_MISTAKE, flatten, one_line
+from icnet.launch.run_folder import clear_failures, failure_statuses
 from icnet.report.formats import print_failures, print_table
 from icnet.report.sweep_page import write_table
 from icnet.report.table import sweep_title, tabulate
-from icnet.run.paths import failures_below
+from icnet.run.paths import hydra_folders_below
 from icnet.run.reader import read_sweep
 
 log = logging.getLogger(__name__)
 
-EXIT_STATUS = {"died": 1, "failed": 2}
-"""Of the command, by what the line of a failed job begins with."""
+SWEEPER = "hydra/sweeper"  # the group
+
+_under_way: ContextVar[tuple["SweepTable", DictConfig] | None] = ContextVar("_under_way", default=None)
+"""The multirun that has begun and has not ended: Hydra makes the callback, and tells it alone the configuration."""
 
 
 class SweepTable(Callback):
     """Make the table when Hydra has finished a multirun; failed jobs, wherever they ran, decide the exit status."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget how jobs of an earlier sweep into this folder failed; keep the configuration for ``command``."""
-        HydraConfig.instance().set_config(config)
+        """Forget how jobs of an earlier sweep into this folder failed."""
+        _under_way.set((self, config))
         _quiet_optuna()
-        for path in failures_below(Path(config.hydra.sweep.dir)):
-            path.unlink(missing_ok=True)
+        clear_failures(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and write ``report.md``, ``.csv`` and ``.html``; ``config`` has ``hydra.sweep.dir``."""
-        HydraConfig.instance().cfg = None
+        _under_way.set(None)
         folder = Path(config.hydra.sweep.dir)
         try:
             table = tabulate(read_sweep(folder), sweep_title(folder))
@@ -43,10 +51,39 @@ class SweepTable(Callback):
             finally:
                 print_failures(table)
         except Exception as error:  # the runs are done, and nothing may be lost for the sake of their table
-            log.warning("no report of %s (%s); python -m icnet.report makes it again", folder, _one_line(error))
-        status = [status for path in failures_below(folder) if (status := _status(path))]
-        if status:
-            sys.exit(min(status))  # Hydra would only warn of any other exception here
+            log.warning("no report of %s (%s); python -m icnet.report makes it again", folder, _named_line(error))
+        statuses = failure_statuses(folder)
+        if statuses:
+            sys.exit(min(statuses))  # Hydra would only warn of any other exception here
+
+
+def refuse_search_of_one_run() -> None:
+    """Raise ``UserError`` where Hydra would leave the sweeper out, and train once with what is no trial's values."""
+    about = HydraConfig.get()
+    sweeper = about.runtime.choices[SWEEPER]
+    if about.mode == RunMode.RUN and sweeper != "basic":
+        raise UserError(f"{SWEEPER}={sweeper} searches in several runs, and this would be one; give -m too")
+
+
+@contextmanager
+def search_given_up() -> Iterator[None]:
+    """End a search that its sweeper gives up with one line and its table: Hydra would show a traceback instead.
+
+    Optuna's gives up after the last trial if all of them failed, and at a trial that cannot be composed.
+    """
+    _under_way.set(None)
+    try:
+        yield
+    except Exception as error:
+        begun = _under_way.get()
+        if begun is None or begun[1].hydra.runtime.choices[SWEEPER] == "basic":
+            raise
+        table, config = begun
+        reason = one_line(error) or type(error).__name__
+        print(f"error: {SWEEPER}={config.hydra.runtime.choices[SWEEPER]} gave up: {reason}", file=sys.stderr)
+        if any(hydra_folders_below(Path(config.hydra.sweep.dir))):
+            table.on_multirun_end(config)  # exits with a status of its own if a trial failed
+        sys.exit(USER_MISTAKE)
 
 
 def _quiet_optuna() -> None:
@@ -57,12 +94,5 @@ def _quiet_optuna() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _status(path: Path) -> int | None:
-    try:
-        return EXIT_STATUS.get(path.read_text(encoding="utf-8").split(":", 1)[0])
-    except OSError:
-        return None
+def _named_line(error: Exception) -> str:
+    return flatten(f"{type(error).__name__}: {error}")

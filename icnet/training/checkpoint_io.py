@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from icnet.errors import UserError
 from icnet.run.files import atomic_file
@@ -24,7 +24,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             with atomic_file(target) as file:
-                torch.save(tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), checkpoint), file)
+                torch.save(apply_to_collection(checkpoint, Tensor, _to_cpu), file)
         except (OSError, RuntimeError) as error:  # torch wraps some write errors in a RuntimeError
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             kept = f"; the previous {target.name} is whole" if target.exists() else ""
@@ -32,3 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{target} could not be written ({reason}){kept}; "
                 "free some space or choose another folder with hydra.run.dir=PATH"
             ) from error
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()

@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, distributed, nn
 from torch.amp import GradScaler
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
+from typing_extensions import override
 
 from icnet.errors import UserError
 
@@ -28,6 +28,9 @@ STATE_KEY = "amp"  # in checkpoints; one for all levels, so that a run can go on
 FIRST_SCALE = 2.0**16
 LARGEST_SCALE = 2.0**24  # apex's bound; torch's scalers have none
 GROWTH_INTERVAL = 2000  # good steps in a row after which a dynamic scale doubles
+
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def precision_plugin(opt_level: str, loss_scale: float | str, device_type: str) -> Precision:
@@ -71,51 +74,54 @@ class Bfloat16Autocast(MixedPrecision):
     skipped_steps = 0
 
 
-class FixedScale:
-    """A loss scale that stays: no overflow is looked for and no step is skipped, apex's meaning of a static scale.
-
-    It has the methods of ``torch.amp.GradScaler`` that a training step calls; that one has to grow.
+class FixedScale(GradScaler):
+    """A loss scale that stays: no step is skipped, whatever its gradients are, apex's meaning of a static scale.
 
     Args:
+        device_type: ``cpu`` or ``cuda``.
         value: The scale.
     """
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, device_type: str, value: float) -> None:
+        super().__init__(device_type, init_scale=value)
         self.value = value
 
-    def scale(self, loss: Tensor) -> Tensor:
-        """Multiply the loss."""
-        return loss * self.value
+    @override
+    def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        return optimizer.step(*args, **kwargs)
 
-    def unscale_(self, optimizer: Optimizer) -> None:
-        """Divide the gradients of the optimizer's parameters in place."""
-        grads = [param.grad for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
-        torch._foreach_mul_(grads, 1 / self.value)
-
-    def step(self, optimizer: Optimizer, **kwargs: Any) -> Any:
-        """Step, whatever the gradients are."""
-        return optimizer.step(**kwargs)
-
-    def update(self) -> None:
-        """Stay."""
+    @override
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        super().update(self.value)
 
 
 class DynamicScale(GradScaler):
     """Torch's scaler with apex's upper bound; counts the steps that it skips."""
 
     skipped_steps = 0
+    one: Tensor | None = None  # on the loss's device
 
+    @override
+    def scale(self, outputs: Any) -> Any:
+        if self.one is None:
+            self.one = torch.ones((), device=outputs.device)
+        return super().scale(outputs)
+
+    @override
+    def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        done: list[bool] = []
+        hook = optimizer.register_step_post_hook(lambda *_: done.append(True))
+        try:
+            result = super().step(optimizer, *args, **kwargs)
+        finally:
+            hook.remove()
+        self.skipped_steps += not done
+        return result
+
+    @override
     def update(self, new_scale: float | Tensor | None = None) -> None:
-        """Double the scale after enough good steps, halve it after a skipped one."""
         super().update(new_scale)
-        if self._scale is not None:
-            self._scale.clamp_(max=LARGEST_SCALE)
-
-    def _maybe_opt_step(self, optimizer: Optimizer, optimizer_state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if any(found.item() for found in optimizer_state["found_inf_per_device"].values()):
-            self.skipped_steps += 1
-            return None
-        return optimizer.step(*args, **kwargs)
+        super().update(self.scale(self.one).clamp(max=LARGEST_SCALE))  # without a wait for the device
 
 
 def _scaler(device_type: str, fixed: float | None, growth_interval: int) -> Any:
@@ -129,7 +135,7 @@ def _scaler(device_type: str, fixed: float | None, growth_interval: int) -> Any:
         bounded = type("NpuDynamicScale", (DynamicScale, NpuGradScaler), {})
         return bounded(init_scale=first, growth_interval=growth_interval)
     if fixed is not None:
-        return FixedScale(first)
+        return FixedScale(device_type, first)
     return DynamicScale(device_type, init_scale=first, growth_interval=growth_interval)
 
 
@@ -144,7 +150,7 @@ class Float16Autocast(MixedPrecision):
     """
 
     opt_level = "O1"
-    scaler: Any  # a GradScaler or a FixedScale
+    scaler: Any  # a GradScaler
 
     def __init__(self, device_type: str, loss_scale: float | str, growth_interval: int = GROWTH_INTERVAL) -> None:
         self.fixed = None if loss_scale == "dynamic" else float(loss_scale)
@@ -171,7 +177,7 @@ class Float16Autocast(MixedPrecision):
             "opt_level": self.opt_level,
             "dynamic": self.fixed is None,
             "loss_scale": self.loss_scale,
-            "good_steps": self.scaler._get_growth_tracker() if self.fixed is None else 0,
+            "good_steps": self.scaler.state_dict()["_growth_tracker"] if self.fixed is None else 0,
             "skipped_steps": self.skipped_steps,
         }
 
@@ -208,7 +214,7 @@ class MasterWeights:
         self.masters: Masters = {}
         self._hooks: list[Any] = []
         for child in module.children():
-            owners = [owner for owner in child.modules() if not isinstance(owner, _BatchNorm) and _own(owner)]
+            owners = [owner for owner in child.modules() if not isinstance(owner, BATCH_NORMS) and _own(owner)]
             for owner in owners:
                 for param in _own(owner).values():
                     if param not in self.masters:
@@ -277,7 +283,7 @@ def _own(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _cast(data: Any, dtype: torch.dtype) -> Any:
-    return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, data)
+    return apply_to_collection(data, Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _to_float16(module: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -18,9 +18,8 @@ import torch
 from hydra.types import RunMode
 
 from icnet.config import EvalConfig, TrainerConfig
-from icnet.errors import UserError
-from icnet.launch import processes as launch
-from icnet.launch import rank as group
+from icnet.launch import processes
+from icnet.launch.rank import RankDied
 from icnet.models.checkpoints import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def words(small) -> tuple[str, ...]:
+def overrides(small) -> tuple[str, ...]:
     """Overrides of a run of three epochs of three steps in two processes."""
     more = ("trainer.batch_size=1", "trainer.max_epochs=3", "callbacks.pictures=0")
     return (*(word for word in small if word != "trainer=cpu_1p"), *more)
@@ -76,19 +75,24 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def undisturbed(words, tmp_path_factory) -> Path:
+def undisturbed(overrides, tmp_path_factory) -> Path:
     """The run folder of two processes that nothing happened to; made once."""
     run = tmp_path_factory.getbasetemp() / "undisturbed"
     if not run.exists():
-        ended(train(*words, "trainer=cpu_2p", f"hydra.run.dir={run}"))
+        ended(train(*overrides, "trainer=cpu_2p", f"hydra.run.dir={run}"))
     return run
 
 
-def test_sweep_runs_each_job_in_two_processes_with_its_own_values(words, tmp_path):
+def test_sweep_runs_each_job_in_two_processes_with_its_own_values(overrides, tmp_path):
     sweep = tmp_path / "sweep"
     out, _ = ended(
         train(
-            "-m", *words, "trainer=cpu_2p", "trainer.max_epochs=1", "optim.lr=0.08,0.1,0.11", f"hydra.sweep.dir={sweep}"
+            "-m",
+            *overrides,
+            "trainer=cpu_2p",
+            "trainer.max_epochs=1",
+            "optim.lr=0.08,0.1,0.11",
+            f"hydra.sweep.dir={sweep}",
         )
     )
     results = [json.loads((sweep / str(number) / "results.json").read_text()) for number in range(3)]
@@ -102,8 +106,8 @@ def test_sweep_runs_each_job_in_two_processes_with_its_own_values(words, tmp_pat
     assert sorted(path.name for path in (sweep / "1").glob("*.log")) == ["train_0.log", "train_1.log"]
 
 
-def test_killed_rank_is_named_and_the_group_goes_on_to_the_weights_of_an_undisturbed_one(words, undisturbed, tmp_path):
-    process = train(*words, "trainer=cpu_2p", "trainer.max_restarts=1", f"hydra.run.dir={tmp_path}")
+def test_killed_rank_is_named_and_the_group_goes_on_to_undisturbed_weights(overrides, undisturbed, tmp_path):
+    process = train(*overrides, "trainer=cpu_2p", "trainer.max_restarts=1", f"hydra.run.dir={tmp_path}")
     wait_for("epoch 1/3", tmp_path / "train_0.log", process)
     last = tmp_path / "checkpoints" / "last.ckpt"
     while not last.exists():
@@ -117,33 +121,33 @@ def test_killed_rank_is_named_and_the_group_goes_on_to_the_weights_of_an_undistu
     assert_same_weights(undisturbed, tmp_path)
 
 
-def test_terminated_group_saves_in_mid_epoch_and_goes_on_from_there(words, undisturbed, tmp_path):
-    process = train(*words, "trainer=cpu_2p", f"hydra.run.dir={tmp_path}")
+def test_terminated_group_saves_in_mid_epoch_and_goes_on_from_there(overrides, undisturbed, tmp_path):
+    process = train(*overrides, "trainer=cpu_2p", f"hydra.run.dir={tmp_path}")
     wait_for("training icnet", tmp_path / "train_1.log", process)
     process.send_signal(signal.SIGTERM)
     _, err = ended(process, TERMINATED)
     assert "error" not in err
     assert "elastic" not in err
     assert load_file(tmp_path / "checkpoints" / "last.ckpt")["global_step"] in {1, 2}
-    ended(train(*words, "trainer=cpu_2p", f"hydra.run.dir={tmp_path}", "resume=auto"))
+    ended(train(*overrides, "trainer=cpu_2p", f"hydra.run.dir={tmp_path}", "resume=auto"))
     assert_same_weights(undisturbed, tmp_path)
 
 
-def test_group_started_by_nohup_outlives_its_terminal(words, tmp_path):
+def test_group_started_by_nohup_outlives_its_terminal(overrides, tmp_path):
     def ignore_hangup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     process = train(
-        *words, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}", preexec_fn=ignore_hangup
+        *overrides, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}", preexec_fn=ignore_hangup
     )
     wait_for("rank 1 of 2", tmp_path / "train_1.log", process)
     process.send_signal(signal.SIGHUP)
     ended(process)
 
 
-def test_ranks_of_torchrun_share_one_folder_and_train_like_ours(words, undisturbed, tmp_path):
+def test_ranks_of_torchrun_share_one_folder_and_train_like_ours(overrides, undisturbed, tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    ended(start(*torchrun, ROOT / "train.py", *words, "trainer=cpu_1p", cwd=tmp_path))
+    ended(start(*torchrun, ROOT / "train.py", *overrides, "trainer=cpu_1p", cwd=tmp_path))
     (results,) = tmp_path.glob("outputs/*/*/results.json")
     run = results.parent
     assert list(tmp_path.glob("outputs/*/*")) == [run]
@@ -159,9 +163,9 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def test_two_nodes_train_like_two_processes_of_one(words, undisturbed, tmp_path):
+def test_two_nodes_train_like_two_processes_of_one(overrides, undisturbed, tmp_path):
     nodes = ("trainer.num_nodes=2", f"trainer.rdzv_endpoint=localhost:{free_port()}", f"hydra.run.dir={tmp_path}")
-    for process in [train(*words, "trainer=cpu_1p", *nodes) for _ in range(2)]:
+    for process in [train(*overrides, "trainer=cpu_1p", *nodes) for _ in range(2)]:
         ended(process)
     assert sorted(path.name for path in tmp_path.glob("*.log")) == ["train_0.log", "train_node1_0.log"]
     assert json.loads((tmp_path / "results.json").read_text())["steps"] == 9
@@ -169,8 +173,8 @@ def test_two_nodes_train_like_two_processes_of_one(words, undisturbed, tmp_path)
 
 
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs hydra-joblib-launcher")
-def test_job_that_fails_in_another_process_fails_the_sweep(words, tmp_path):
-    command = ("-m", *words, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
+def test_job_that_fails_in_another_process_fails_the_sweep(overrides, tmp_path):
+    command = ("-m", *overrides, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = ended(train(*command, *parallel, "trainer.batch_size=1,7"), 2)
     line = "has 6 samples but one step takes 7"
@@ -186,7 +190,7 @@ def test_job_that_fails_in_another_process_fails_the_sweep(words, tmp_path):
 def config(tmp_path, monkeypatch) -> EvalConfig:
     """Enough of a configuration to start two processes that train nothing."""
     about = SimpleNamespace(mode=RunMode.RUN, job=SimpleNamespace(name="train"), overrides=SimpleNamespace(hydra=[]))
-    monkeypatch.setattr(launch.HydraConfig, "get", lambda: about)
+    monkeypatch.setattr(processes.HydraConfig, "get", lambda: about)
     return EvalConfig(trainer=TrainerConfig(devices=[2, 3]), output_dir=str(tmp_path))
 
 
@@ -221,8 +225,8 @@ def broken(tmp_path, monkeypatch) -> ModuleType:
 
 def test_exception_ends_the_group_and_stands_in_its_log(config, broken, tmp_path, capfd):
     start = time.monotonic()
-    with pytest.raises(group.RankDied, match=r"rank 0 \(device 2\) ended with exit status 1") as died:
-        launch.run(broken.break_rank_0, config, 2)
+    with pytest.raises(RankDied, match=r"rank 0 \(device 2\) ended with exit status 1") as died:
+        processes.run(broken.break_rank_0, config, 2)
     assert time.monotonic() - start < 40
     assert str(died.value).endswith(f"(ValueError: broken on purpose); its log is {tmp_path / 'train_2.log'}")
     log = (tmp_path / "train_2.log").read_text()
@@ -235,67 +239,22 @@ def test_exception_ends_the_group_and_stands_in_its_log(config, broken, tmp_path
 
 
 def test_rank_that_leaves_early_without_an_error_ends_the_group(config, broken):
-    with pytest.raises(group.RankDied, match=r"rank 1 \(device 3\) ended with exit status 0; its log is .*train_3.log"):
-        launch.run(broken.leave_rank_1, config, 2)
+    with pytest.raises(RankDied, match=r"rank 1 \(device 3\) ended with exit status 0; its log is .*train_3.log"):
+        processes.run(broken.leave_rank_1, config, 2)
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"devices": 4}, "trainer.devices=4, but this process was started in a group of 2 processes on each node"),
-        ({"num_nodes": 3}, "trainer.num_nodes=3, but this process was started in a group of 2 nodes"),
-        ({"devices": [0, 1, 2]}, r"trainer.devices=\[0, 1, 2\], but"),
-    ],
-)
-def test_configuration_that_contradicts_the_group_is_refused(given, words):
-    with pytest.raises(UserError, match=words):
-        group.fit_to(group.Place(local_size=2, size=4), TrainerConfig(**given), [])
-
-
-def test_configuration_takes_its_numbers_from_the_group():
-    trainer = TrainerConfig()
-    group.fit_to(group.Place(local_size=2, size=4), trainer, ["optim.lr=0.1"])
-    assert (trainer.devices, trainer.num_nodes) == (2, 2)
-    with pytest.raises(UserError, match="trainer.devices=1"):
-        group.fit_to(group.Place(local_size=2, size=4), TrainerConfig(), ["trainer.devices=1"])
-
-
-def test_slurm_step_of_several_tasks_is_joined_and_its_folder_named_after_it(monkeypatch):
-    step = {
-        "STEP_NUM_TASKS": 4,
-        "PROCID": 3,
-        "LOCALID": 1,
-        "NODEID": 1,
-        "STEP_NUM_NODES": 2,
-        "JOB_ID": 77,
-        "STEP_ID": 5,
-    }
-    for key, value in step.items():
-        monkeypatch.setenv(f"SLURM_{key}", str(value))
-    place = group.joined()
-    assert place == group.Place(rank=3, local_rank=1, node=1, local_size=2, size=4)
-    assert group.RunFolder(place, []).words == ["hydra.output_subdir=null", "hydra.run.dir=outputs/slurm_77_5"]
-    assert group.RunFolder(group.Place(), ["hydra.run.dir=mine"]).words == []
-    assert group.log_path(Path("run"), "train", [2, 3], place) == Path("run/train_node1_3.log")
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert group.joined() is None  # it starts its own processes
-    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert group.joined() is None  # a batch script is no step, and nobody waits for it
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "overrides"),
     [
         (["trainer.num_nodes=2"], "needs trainer.rdzv_endpoint=HOST:PORT"),
         (["trainer.num_nodes=2", "trainer.rdzv_endpoint=localhost:1"], "needs hydra.run.dir=PATH"),
     ],
 )
-def test_several_nodes_need_a_meeting_place_and_one_folder(script, small, tmp_path, monkeypatch, more, words):
+def test_several_nodes_need_a_meeting_place_and_one_folder(script, small, tmp_path, monkeypatch, more, overrides):
     monkeypatch.chdir(tmp_path)
     done = script("train", *small, *more)
     assert done.status == 2
-    assert words in done.error
+    assert overrides in done.error
 
 
 def test_sweep_inside_a_group_is_refused(script, small, monkeypatch):
