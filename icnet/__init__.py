@@ -17,7 +17,7 @@ from icnet.errors import UserError
 if TYPE_CHECKING:
     from icnet.deploy.api import Model, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Model", "UserError", "__version__", "load"]
 
 # Where torch_npu is installed, 'import torch' would load it, and fail without CANN. icnet.npu loads it when an NPU is

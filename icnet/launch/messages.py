@@ -126,8 +126,8 @@ def refuse_added_keys(config: Any, above: str = "") -> None:
 
 def _no_key(given: str | None, known: Iterable[object]) -> str:
     if given in RENAMED:
-        return f"{given} is no key any more; give {RENAMED[given]}"
-    return f"{given} is no key of the configuration; known there are {', '.join(map(str, known))}"
+        return f"{given} is an unknown key since version 0.2; give {RENAMED[given]}"
+    return f"{given} is an unknown key; known there are {', '.join(map(str, known))}"
 
 
 def _wrong_option(conf: Path, overrides: Iterable[str]) -> str:
