@@ -78,8 +78,9 @@ def test_examples_go_from_training_to_the_demo(project, tmp_path):
     folder, ckpt = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt"
     run(
         project, "train.py", "model=tiny", "model.options.width=8", "data=lanes", f"data.root={tmp_path}", "amp=f64",
-        "data.workers=0", "data.crop_size=[64,64]", "data.scale_range=[64,80]", "trainer=cpu_1p", "trainer.batch_size=2",
-        "trainer.max_epochs=1", "trainer.progress_bar=false", "logger.tensorboard=false", f"hydra.run.dir={folder}",
+        "data.workers=0", "data.crop_size=[64,64]", "data.scale_range=[64,80]", "trainer=cpu_1p",
+        "trainer.batch_size=2", "trainer.max_epochs=1", "trainer.progress_bar=false", "logger.tensorboard=false",
+        f"hydra.run.dir={folder}",
     )  # fmt: skip
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "tiny" in report

@@ -17,6 +17,7 @@ from icnet.config import DemoConfig, EvalConfig, ExportConfig, TrainConfig
 from icnet.data.folder import read_classes
 from icnet.data.street.scene import draw_scene
 from icnet.report.published import ROWS, Row
+from tests.test_contributing import ADDITIONS
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
@@ -26,6 +27,7 @@ SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "de
 TEXT = "\n".join(PAGES.values())
 COMMAND = re.compile(rf"(?:python|torchrun[^\n`#]*?) ((?:{'|'.join(SCHEMAS)})\.py[^\n`#]*)")
 COMMANDS = sorted({found.strip() for found in COMMAND.findall(TEXT)})
+EXAMPLES = {path for path, _, _ in ADDITIONS}
 OLD = ROOT / "tests" / "old_checkpoints"
 
 
@@ -105,9 +107,16 @@ def test_module_of_a_command_exists(module):
     assert importlib.util.find_spec(module)
 
 
-@pytest.mark.parametrize("file", sorted(set(re.findall(r"(?:python )?((?:scripts|tests)/[\w/]+\.(?:py|sh))", TEXT))))
-def test_file_of_a_command_exists(file):
-    assert (ROOT / file).is_file()
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"(?<![\w/])((?:scripts|tests)/[\w./]+[\w/])", TEXT)) - EXAMPLES)
+)
+def test_file_or_folder_of_the_documents_exists(name):
+    assert (ROOT / name).exists()
+
+
+def test_single_test_of_the_documents_exists():
+    for file, word in re.findall(r"pytest (tests/\S+\.py) -k (\w+)", TEXT):
+        assert re.search(rf"def test_\w*{word}", (ROOT / file).read_text())
 
 
 @pytest.mark.parametrize(
