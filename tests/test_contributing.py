@@ -1,6 +1,7 @@
 """The examples of CONTRIBUTING are commits that work: a copy of the project gets all of them, and its checks pass."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-ADDITIONS = re.findall(r"`([\w/.]+)`:\n\n```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+EXAMPLES = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Adding something")[2]
+ADDITIONS = re.findall(r"`([\w/.]+)`:\n\n```(\w+)\n(.*?)^```$", EXAMPLES, re.MULTILINE | re.DOTALL)
 """Path, kind and content of each file that an example adds, or of the diff that it applies to one."""
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,11 @@ def test_examples_pass_lint_and_types(project):
     run(project, "-m", "ruff", "check", *added)
     run(project, "-m", "ruff", "format", "--check", *added)
     run(project, "-m", "mypy")
+
+
+@pytest.mark.parametrize("command", re.findall(r"`python (\w+\.py [^`]+)`", EXAMPLES))
+def test_command_of_an_example_composes(project, command):
+    run(project, *shlex.split(command), "--cfg=job")
 
 
 def test_examples_go_from_training_to_the_demo(project, tmp_path):
