@@ -89,6 +89,15 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def test_rooms_are_those_of_the_package():
+    (rooms,) = re.findall(
+        r"^## The rooms\n\n```\n(.*?)^```$", PAGES[ROOT / "CONTRIBUTING.md"], re.MULTILINE | re.DOTALL
+    )
+    inside = {path for path in (ROOT / "icnet").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in inside}
+    assert names - set(re.findall(r"[\w.]+/?", rooms)) == set()
+
+
 def test_every_page_is_reached_from_the_readme():
     reached = {ROOT / "README.md"}
     for _ in PAGES:
