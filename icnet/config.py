@@ -16,7 +16,6 @@ MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
 
 OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
-OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 LARGEST_SEED = 2**32 - 1  # numpy's
 LARGEST_PORT = 2**16 - 1
 
@@ -231,7 +230,6 @@ class AmpConfig(Keys, above="amp."):
     opt_level: str = key(
         "O0",
         "O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast",
-        choices=OPT_LEVELS,
     )
     loss_scale: Any = key(
         1, "factor of the loss at O1 and O2: a number, which is never checked, or dynamic", unit="above 0, or dynamic"
@@ -241,13 +239,7 @@ class AmpConfig(Keys, above="amp."):
         """Check ranges."""
         super().__post_init__()
         given = self.loss_scale
-        if self.opt_level not in {"O1", "O2"}:
-            if given != 1:
-                raise UserError(
-                    f"amp.loss_scale={given} means nothing at {self.opt_level}, where no gradient can underflow; "
-                    "choose amp=o1 or amp=o2, or leave it out"
-                )
-        elif given != "dynamic" and not (type(given) in {int, float} and 0 < given < math.inf):
+        if given != "dynamic" and not (type(given) in {int, float} and 0 < given < math.inf):
             raise UserError(f"amp.loss_scale={given} is unknown; give a number above 0, such as 128, or dynamic")
 
 

@@ -39,23 +39,22 @@ def precision_plugin(opt_level: str, loss_scale: float | str, device_type: str) 
     Every plugin has ``opt_level``, ``loss_scale`` (the current one) and ``skipped_steps``.
 
     Args:
-        opt_level: ``O0``, ``O1``, ``O2`` or ``bf16``.
-        loss_scale: A number or ``dynamic``; O0 and bf16 have none.
+        opt_level: A key of ``OPT_LEVELS``.
+        loss_scale: A number or ``dynamic``; 1 where the level has none.
         device_type: ``cpu``, ``cuda`` or ``npu``.
 
     Raises:
-        UserError: If the device cannot do it.
+        UserError: If the level is unknown, has no such scale, or the device cannot do it.
     """
-    if opt_level == "O0":
-        return Float32()
-    if opt_level == "bf16":
-        if device_type == "npu":
-            raise UserError("amp=bf16 does not run on Ascend NPUs: BatchNorm has no bfloat16 there; choose amp=o1")
-        return Bfloat16Autocast("bf16-mixed", device_type)
-    levels = {"O1": Float16Autocast, "O2": Float16Weights}
-    if opt_level not in levels:
-        raise ValueError(f"opt_level={opt_level!r}, expected O0, O1, O2 or bf16")
-    return levels[opt_level](device_type, loss_scale)
+    if opt_level not in OPT_LEVELS:
+        raise UserError(f"amp.opt_level={opt_level} is unknown; choose one of {', '.join(OPT_LEVELS)}")
+    plugin = OPT_LEVELS[opt_level](device_type, loss_scale)
+    if loss_scale != 1 and not isinstance(plugin, Float16Autocast):
+        raise UserError(
+            f"amp.loss_scale={loss_scale} means nothing at {opt_level}, where no gradient can underflow; "
+            "choose amp=o1 or amp=o2, or leave it out"
+        )
+    return plugin
 
 
 class Float32(Precision):
@@ -72,6 +71,11 @@ class Bfloat16Autocast(MixedPrecision):
     opt_level = "bf16"
     loss_scale = 1.0
     skipped_steps = 0
+
+    def __init__(self, device_type: str, loss_scale: float | str = 1.0) -> None:
+        if device_type == "npu":
+            raise UserError("amp=bf16 does not run on Ascend NPUs: BatchNorm has no bfloat16 there; choose amp=o1")
+        super().__init__("bf16-mixed", device_type)
 
 
 class FixedScale(GradScaler):
@@ -351,3 +355,12 @@ class Float16Weights(Float16Autocast):
         if self._weights is not None:
             self._weights.restore()
             self._weights = None
+
+
+OPT_LEVELS: dict[str, Callable[[str, float | str], Precision]] = {
+    "O0": lambda device_type, loss_scale: Float32(),
+    "O1": Float16Autocast,
+    "O2": Float16Weights,
+    "bf16": Bfloat16Autocast,
+}
+"""Opt level to what builds its plugin from device type and loss scale."""

@@ -506,9 +506,12 @@ def test_bfloat16_on_npus_is_refused():
         precision_plugin("bf16", 1, "npu")
 
 
-def test_unknown_level_is_an_error():
-    with pytest.raises(ValueError, match="O3"):
+def test_unknown_level_and_a_scale_without_use_are_refused():
+    with pytest.raises(UserError, match=r"amp\.opt_level=O3 is unknown; choose one of O0, O1, O2, bf16"):
         precision_plugin("O3", 1, "cpu")
+    for level in ("O0", "bf16"):
+        with pytest.raises(UserError, match=f"amp.loss_scale=dynamic means nothing at {level}"):
+            precision_plugin(level, "dynamic", "cpu")
 
 
 @pytest.mark.parametrize("level", ["O0", "bf16"])
