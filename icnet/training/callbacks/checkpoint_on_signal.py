@@ -89,7 +89,7 @@ class CheckpointOnSignal(Callback):
         if isinstance(exception, SIGTERMException):
             exception.code = exception.code or 128 + signal.SIGTERM  # Lightning's own, from before the training began
             if trainer.training:
-                trainer.save_checkpoint(self.path)
+                trainer.save_checkpoint(self.path, weights_only=False)
         if self.path.exists():
             log.warning("stopped at step %d; resume with resume=%s", trainer.global_step, self.path)
         else:
