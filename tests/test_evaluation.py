@@ -34,17 +34,17 @@ def evaluate(tmp_path_factory):
 
 def test_scores_equal_the_official_evaluation_of_the_same_predictions(script, evaluate, trained, street_root):
     results, folder = evaluate(script, f"ckpt={trained / CKPT}", "save_label_ids=true", "save_pictures=true")
-    truths = sorted(street_root.glob("gtFine/val/*/*_labelIds.png"))
-    preds = [folder / "label_ids" / path.name.replace("_gtFine_labelIds", "_pred_labelIds") for path in truths]
+    label_files = sorted(street_root.glob("gtFine/val/*/*_labelIds.png"))
+    preds = [folder / "label_ids" / path.name.replace("_gtFine_labelIds", "_pred_labelIds") for path in label_files]
     official.args.quiet = True
     official.args.JSONOutput = False
     official.args.evalInstLevelScore = False
-    reference = official.evaluateImgLists([str(p) for p in preds], [str(p) for p in truths], official.args)
+    reference = official.evaluateImgLists([str(p) for p in preds], [str(p) for p in label_files], official.args)
     assert results["miou"] == pytest.approx(reference["averageScoreClasses"], abs=1e-6)
     assert results["category_miou"] == pytest.approx(reference["averageScoreCategories"], abs=1e-6)
     for name, iou in results["iou"].items():
         assert (np.nan if iou is None else iou) == pytest.approx(reference["classScores"][name], abs=1e-6, nan_ok=True)
-    assert len(list((folder / "pictures").glob("*.jpg"))) == len(truths)
+    assert len(list((folder / "pictures").glob("*.jpg"))) == len(label_files)
 
 
 def test_table_csv_and_json_tell_the_same(script, evaluate, trained):

@@ -37,7 +37,7 @@ def lines(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(8, [*range(5, 181, 5), *range(181, 201)]), (1, [*range(1, 201)])])
-def test_published_rhythm_of_validations(devices, expected):
+def test_published_schedule_of_validations(devices, expected):
     trainer = SimpleNamespace(max_epochs=200, world_size=devices, check_val_every_n_epoch=1)
     validated = []
     for epoch in range(200):

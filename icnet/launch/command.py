@@ -99,7 +99,7 @@ class Command:
         if group:
             config = replace(config, trainer=rank.fit_trainer(config.trainer, group, about.overrides.task))
         elif config.trainer.num_nodes > 1:
-            return self.main(config)  # which node this is, and so its log's name, is settled between them later
+            return self.main(config)  # which node this is, and so its log's name, is agreed between them later
         own = group or rank.ProcessRank()
         path = logs.log_path(Path(config.output_dir), self.name, config.trainer.devices, own)
         with logs.own_log(path, own.rank) as log:

@@ -91,10 +91,10 @@ def test_evaluation_draws_the_extremes_of_the_official_metric_in_one_process_and
 
     official.args.quiet, official.args.JSONOutput, official.args.evalInstLevelScore = True, False, False
     alone = {}
-    for truth in sorted(street_root.glob("gtFine/val/*/*_labelIds.png")):
-        name = truth.name.replace("_gtFine_labelIds.png", "")
+    for label_file in sorted(street_root.glob("gtFine/val/*/*_labelIds.png")):
+        name = label_file.name.replace("_gtFine_labelIds.png", "")
         pred = tmp_path / "cpu_1p" / "label_ids" / f"{name}_pred_labelIds.png"
-        alone[name] = official.evaluateImgLists([str(pred)], [str(truth)], official.args)["averageScoreClasses"]
+        alone[name] = official.evaluateImgLists([str(pred)], [str(label_file)], official.args)["averageScoreClasses"]
     assert len(set(alone.values())) == len(alone) == 3
     best, worst = max(alone, key=alone.get), min(alone, key=alone.get)
     assert found["cpu_1p"] == pytest.approx(
