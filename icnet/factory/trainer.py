@@ -160,6 +160,9 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
     warnings.filterwarnings("ignore", message=".*dirpath has changed.*")  # copy_best_checkpoint sees to it
+    warnings.filterwarnings(
+        "ignore", message=r".*following callbacks: \[\"ModelCheckpoint\{'monitor': None[^\"]*\"\]"
+    )  # of 0.1
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its heir is not in torch 2.11
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
         logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice

@@ -1,6 +1,5 @@
 """What ``--help`` shows: every key with its value, type, unit, range and meaning, and the groups with their options."""
 
-import json
 import os
 import shutil
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from icnet.run.differences import text
+
 COLUMN = 38  # where meanings begin; a longer key and value have a line of their own
 NAMES = {str: "text", int: "a number", float: "a number", bool: "true or false"}
 ASKED = {"--help", "-h"}
@@ -25,7 +26,7 @@ def show_help(name: str, schema: type, folder: Path) -> bool:
     given = sys.argv[1:]
     if not ASKED & set(given):
         return False
-    text = help_text(name, schema, folder, [word for word in given if not word.startswith("-")])
+    text = help_text(name, schema, folder, [word for word in given if "=" in word and not word.startswith("-")])
     try:
         print(text, flush=True)
     except BrokenPipeError:  # as in --help | head; Python would complain at its end
@@ -69,7 +70,7 @@ def _keys(schema: Any, values: DictConfig, width: int, above: str = "") -> Itera
             yield f"\n{name}: {declared.metadata['meaning']}"
             yield from _keys(declared.type, values[declared.name], width, f"{name}.")
         else:
-            yield _entry(f"{name}={_text(given.get(declared.name))}", _about(declared), width)
+            yield _entry(f"{name}={text(given.get(declared.name))}", _about(declared), width)
 
 
 def _about(declared: Field) -> str:
@@ -77,19 +78,16 @@ def _about(declared: Field) -> str:
     about, kind = declared.metadata, typing.cast(Any, declared.type)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # with None
         kind = typing.get_args(kind)[0]
-    listed = typing.get_origin(kind) is list
-    item = typing.get_args(kind)[0] if listed else kind
+    listed, mapping = typing.get_origin(kind) is list, typing.get_origin(kind) is dict
+    item = typing.get_args(kind)[-1] if listed or mapping else kind
     allowed = about["range"].allowed if about["range"] else NAMES.get(item, "")
     if item is int:
         allowed = allowed.replace("a number", "a whole number")
     if listed:
         allowed = f"{'two numbers' if about['pair'] else 'a list'}, each {allowed}"
+    if mapping:
+        allowed = f"a mapping of names to {f'values, each {allowed}' if allowed else 'values'}"
     return f"{about['meaning']} ({'; '.join(part for part in (allowed, about['unit']) if part)})"
-
-
-def _text(value: Any) -> str:
-    """Write a value as one does on the command line."""
-    return value if isinstance(value, str) else json.dumps(value).replace(" ", "")
 
 
 def _entry(left: str, right: str, width: int) -> str:

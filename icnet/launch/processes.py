@@ -32,6 +32,7 @@ from icnet.launch import logs, rank
 from icnet.launch.messages import DEFECT, USER_MISTAKE, verdict, write_error
 from icnet.launch.nodes import Nodes, ProcessGroup, meeting
 from icnet.launch.rank import RankDied
+from icnet.run import files
 from icnet.run.paths import RunPaths
 
 Config = TypeVar("Config", TrainConfig, EvalConfig)
@@ -66,7 +67,7 @@ class _Job:
 
     def write_note(self, local_rank: int, note: dict[str, Any]) -> None:
         """Leave what a process ended with."""
-        (self.notes / f"{local_rank}.json").write_text(json.dumps(note), encoding="utf-8")
+        files.write_text(self.notes / f"{local_rank}.json", json.dumps(note))
 
 
 def run(function: Callable[[Config], float | None], config: Config, processes: int) -> float | None:

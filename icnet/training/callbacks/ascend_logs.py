@@ -61,15 +61,19 @@ class AscendLogs(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files."""
-        if not trainer.is_global_zero or self._last is None:  # nothing was trained that was not before
+        if not trainer.is_global_zero:
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         results = next(callback for callback in callbacks if isinstance(callback, TrainingResults))
         monitor = SpeedMonitor.of(trainer)
         speed = monitor.images_per_s if monitor and monitor.timed_steps else None
-        losses = [loss.item() for loss in self._losses or [self._last]]
+        losses = [loss.item() for loss in self._losses]
+        if not losses and self._last is not None:
+            losses = [self._last.item()]
         images = self.batch_size * trainer.world_size
         case = f"{NETWORK}_bs{images}_{trainer.world_size}p_{self.kind}"
+        if self._last is None and self.paths.ascend_log(case).exists():  # nothing was trained that was not before
+            return
         mean = results.history[-1].miou_running_mean if results.history else None
         lines: dict[str, Any] = {
             "Network": NETWORK,

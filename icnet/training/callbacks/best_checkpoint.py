@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from icnet.run.files import atomic_file
 from icnet.run.paths import BEST, RunPaths
 
 
@@ -28,11 +29,13 @@ class BestCheckpoint(ModelCheckpoint):
 def copy_best_checkpoint(resumed: Path, run: Path) -> None:
     """Copy ``best.ckpt`` from beside the checkpoint that a run is resumed from into the new run's folder.
 
+    Every process may do so at the same time: the file is there whole or not at all.
+
     Args:
         resumed: The checkpoint, such as ``outputs/old/checkpoints/last.ckpt``.
         run: The new run's folder; nothing happens if it is the old one's.
     """
     source, target = resumed.with_name(BEST), RunPaths(run).best
     if source.exists() and not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target)
+        with source.open("rb") as given, atomic_file(target) as copy:
+            shutil.copyfileobj(given, copy)
