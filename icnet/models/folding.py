@@ -18,7 +18,7 @@ def fold_batchnorm(net: SegmentationNetwork) -> SegmentationNetwork:
         A copy in evaluation mode that gives the same logits up to rounding, with fewer layers.
     """
     folded = copy.deepcopy(net).eval()
-    for conv, norm in list(folded.batchnorm_pairs()):
+    for conv, norm in dict.fromkeys(folded.batchnorm_pairs()):
         fused: nn.Module = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
         for name, module in ((conv, fused), (norm, nn.Identity())):
             above, _, child = name.rpartition(".")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from typing_extensions import override
 
-from icnet.models.backbone import BLOCKS, ResNet
+from icnet.models.backbone import BLOCKS, BasicBlock, Bottleneck, ResNet
 from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidPooling, resize
 from icnet.models.network import Option, SegmentationNetwork
 
@@ -75,13 +75,13 @@ class ICNet(SegmentationNetwork):
 
     @override
     def batchnorm_pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield all of them: ``conv`` and ``bn``, ``conv1`` and ``bn1``, and the neighbours in a ``Sequential``."""
+        """Yield all of them: those of the base, and ``conv1`` and ``bn1`` and so on in the backbone's blocks."""
         yield from super().batchnorm_pairs()
         for name, module in self.named_modules():
-            for child, conv in module.named_children():
-                norm = child.replace("conv", "bn")
-                if isinstance(conv, nn.Conv2d) and isinstance(getattr(module, norm, None), nn.BatchNorm2d):
-                    yield f"{name}.{child}", f"{name}.{norm}"
+            if isinstance(module, (BasicBlock, Bottleneck)):
+                for child, _ in module.named_children():
+                    if child.startswith("conv"):
+                        yield f"{name}.{child}", f"{name}.{child.replace('conv', 'bn')}"
 
     @override
     def prepare_export(self, *, dynamic_size: bool) -> None:

@@ -81,7 +81,7 @@ class ConvBNReLU(nn.Module):
     Args:
         in_channels: Channels in.
         out_channels: Channels out.
-        kernel_size: 1 or 3; the padding keeps the size at stride 1.
+        kernel_size: Odd; the padding keeps the size at stride 1.
         stride: Of the convolution.
         dilation: Of the convolution.
         relu: Whether a ReLU follows.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from icnet.errors import UserError
-from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD, ImageNormalizer
+from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD, ConvBNReLU, ImageNormalizer
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,21 @@ class SegmentationNetwork(nn.Module):
     def batchnorm_pairs(self) -> Iterator[tuple[str, str]]:
         """Yield the names of each convolution and the batch normalisation that is given nothing but its output.
 
-        Those are folded into one for inference; any other stays as it is. By default the pairs of neighbours in a
-        ``Sequential``; a network that runs only parts of one, or pairs modules of its own, overrides this.
+        Those are folded into one for inference; any other stays as it is. By default the pairs in every ``ConvBNReLU``
+        and of neighbours in a ``Sequential``, unless a class of its own runs them in another way; a network that runs
+        only parts of one, or pairs modules of its own, overrides this.
         """
         for name, module in self.named_modules():
-            if isinstance(module, nn.Sequential):
-                children = list(module.named_children())
-                for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
-                    if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                        above = f"{name}." if name else ""
-                        yield above + first, above + second
+            pairs: list[tuple[str, str]] = []
+            if isinstance(module, ConvBNReLU) and type(module).forward is ConvBNReLU.forward:
+                pairs = [("conv", "bn")]
+            elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+                # With every place of a module that is used several times: the neighbours are those that run in turn.
+                children = [child for child, _ in module.named_modules(remove_duplicate=False) if "." not in child][1:]
+                pairs = list(zip(children, children[1:], strict=False))
+            for conv, norm in pairs:
+                if can_fold(module.get_submodule(conv), module.get_submodule(norm)):
+                    yield f"{name}.{conv}".lstrip("."), f"{name}.{norm}".lstrip(".")
 
     def prepare_export(self, *, dynamic_size: bool) -> None:
         """Get ready for being traced as ONNX; called on a copy that is used for nothing else.
@@ -148,3 +153,9 @@ class SegmentationNetwork(nn.Module):
         Args:
             dynamic_size: Whether height and width stay open in the graph, or are those of the traced image.
         """
+
+
+def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+    """Tell whether ``norm`` behind ``conv`` is a fixed scale and shift per channel that the weights can take in."""
+    # Subclasses may compute anything; without running statistics every batch has a scale of its own.
+    return type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None
