@@ -38,21 +38,25 @@ def network_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: If the network or an option is unknown, or a value is not allowed.
     """
     known = network_class(name).options
+    options = {key: option.default for key, option in known.items()}
     for key, value in given.items():
         named = f"model.{key}={value}" if key == "backbone" else f"model.options.{key}={value}"
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"{named} is no option of {name}; {has}")
         option = known[key]
+        if isinstance(option.default, tuple) and isinstance(value, list):  # what YAML and JSON make of a tuple
+            value = tuple(value)
         if option.choices and value not in option.choices:
             raise UserError(f"{named} is unknown; choose one of {', '.join(map(str, option.choices))}")
         wanted = (int, float) if type(option.default) is float else (type(option.default),)
-        if type(value) not in wanted:
+        if option.default is not None and type(value) not in wanted:
             raise UserError(
                 f"{named} is of the type {type(value).__name__}; "
                 f"give a value of the type {wanted[-1].__name__}, such as {option.default}"
             )
-    return {key: given.get(key, option.default) for key, option in known.items()}
+        options[key] = value
+    return options
 
 
 def build_network(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:

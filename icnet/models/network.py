@@ -15,7 +15,8 @@ class Option:
     """An argument of a network's constructor that a user may choose.
 
     Args:
-        default: Its value where nothing is given; what is given has to be of the same type.
+        default: Its value where nothing is given; what is given has to be of the same type, or of any if it is None. A
+            list is taken for a tuple.
         choices: The allowed values; empty for all.
     """
 

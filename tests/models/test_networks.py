@@ -1,7 +1,7 @@
 import pytest
 
 from icnet.errors import UserError
-from icnet.models import NETWORKS, build_network, network_options
+from icnet.models import NETWORKS, Option, SegmentationNetwork, build_network, network_options
 from icnet.models.icnet import ICNet
 from tests.models.network_tester import check_network
 
@@ -33,3 +33,26 @@ def test_unknown_network_or_option_is_refused_with_what_is_allowed(name, options
     with pytest.raises(UserError) as caught:
         build_network(name, 19, **options)
     assert str(caught.value).startswith(words)
+
+
+class Open(SegmentationNetwork):
+    """Nothing but options."""
+
+    options = {"limit": Option(None), "steps": Option((1, 2)), "mode": Option(None, (None, "fast"))}
+    loss_weights = {"all": 1.0}
+
+    def __init__(self, num_classes, **options):
+        super().__init__(num_classes)
+        self.given = options
+
+
+def test_option_without_a_default_takes_any_value_and_a_tuple_takes_a_list(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "open", Open)
+    assert build_network("open", 2).given == {"limit": None, "steps": (1, 2), "mode": None}
+    given = {"limit": 0.5, "steps": [3, 4], "mode": "fast"}
+    assert build_network("open", 2, **given).given == given | {"steps": (3, 4)}
+    assert network_options("open", {"limit": "high", "steps": (5,)})["limit"] == "high"
+    with pytest.raises(UserError, match=r"model\.options\.mode=slow is unknown; choose one of None, fast"):
+        build_network("open", 2, mode="slow")
+    with pytest.raises(UserError, match=r"model\.options\.steps=3 is of the type int; give .* tuple, such as \(1, 2\)"):
+        build_network("open", 2, steps=3)
