@@ -21,7 +21,6 @@ from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.data.street import draw_scene
 from icnet.deploy.torch_segmenter import TorchSegmenter
-from icnet.models.modules import ImageNormalizer
 from icnet.models.published import from_reference
 
 
@@ -41,11 +40,11 @@ def main() -> None:
         reference_net = reference(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).eval().to(device)
         net.load_state_dict(from_reference(reference_net.state_dict()))
     net = net.eval().to(device)
-    segmenter = TorchSegmenter(net, ImageNormalizer(), CITYSCAPES_CLASSES).to(device)
+    segmenter = TorchSegmenter(net, net.normalizer(), CITYSCAPES_CLASSES).to(device)
 
     pixels = torch.from_numpy(draw_scene(1, args.height, args.width)[0]).permute(2, 0, 1)
     image = pixels.expand(args.batch, -1, -1, -1).contiguous().to(device)
-    normalized = ImageNormalizer().to(device)(image)
+    normalized = net.normalizer().to(device)(image)
     channels_last = normalized.contiguous(memory_format=torch.channels_last)
     whole: dict[str, Callable[[], Tensor]] = {
         "icnet, as shipped": lambda: segmenter(image),

@@ -21,7 +21,6 @@ from icnet import factory
 from icnet.config import DataConfig, ModelConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
 from icnet.data.street import draw_scene
-from icnet.models.modules import ImageNormalizer
 from icnet.models.published import from_reference
 from icnet.training.optim import parameter_groups, sgd
 from icnet.training.segmentation_task import SegmentationTask
@@ -45,7 +44,7 @@ def main() -> None:
         torch.manual_seed(0)
         reference_net = network(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).to(device).train()
         task.net.load_state_dict(from_reference(reference_net.state_dict()))
-        normalized = ImageNormalizer().to(device)(image)
+        normalized = task.net.normalizer().to(device)(image)
         target = mask.long().masked_fill(mask == IGNORE_INDEX, -1)
         losses = {common.REFERENCE: lambda: criterion()(reference_net(normalized), target), **losses}
         groups[common.REFERENCE] = [{"params": list(reference_net.parameters())}]

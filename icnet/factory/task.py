@@ -91,7 +91,8 @@ def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True)
                 f"model.backbone_weights={model.backbone_weights} cannot be used: {model.name} has no part that "
                 "ImageNet weights exist for; use model.weights to start from a whole checkpoint"
             )
-        load_weights(backbone, read_backbone(model.backbone_weights), model.backbone_weights)
+        tensors = net.translate_imagenet(read_backbone(model.backbone_weights))
+        load_weights(backbone, tensors, model.backbone_weights)
         log.info("backbone weights from %s", model.backbone_weights)
     if model.weights:
         checkpoint = read_checkpoint(Path(model.weights))

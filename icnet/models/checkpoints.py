@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from icnet.errors import UserError
 from icnet.models import NETWORKS, network_options
 from icnet.models.network import NetworkDescription, SegmentationNetwork
-from icnet.models.published import LAYOUTS, from_reference
+from icnet.models.published import LAYOUTS
 
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
@@ -119,7 +119,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: If the file is not one of these; see also ``load_file``.
     """
     content = load_file(path)
-    tensors = _named_tensors(content, path, "an ICNet checkpoint")
+    tensors = _named_tensors(content, path, "a network's checkpoint")
     if META_KEY in content:
         own = {key.removeprefix(NET_PREFIX): value for key, value in tensors.items() if key.startswith(NET_PREFIX)}
         resumable = all(key in content for key in RUN_STATE)
@@ -129,8 +129,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if any(key.startswith(layout.beginnings) for key in keys):
             return Checkpoint(path, kind, layout.translate(tensors))
     raise UserError(
-        f"{path} is no ICNet checkpoint (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt written by "
-        f"train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}"
+        f"{path} is no checkpoint of a network (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt "
+        f"written by train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}"
     )
 
 
@@ -178,21 +178,20 @@ def _described(model: Any, path: Path) -> NetworkDescription:
 
 
 def read_backbone(source: str) -> dict[str, Tensor]:
-    """Read ImageNet weights of a deep-stem ResNet in the key layout of timm's ``resnet50s.gluon_in1k``.
+    """Read ImageNet weights of a part of a network.
 
     Args:
         source: A ``.pth`` or ``.safetensors`` file, or a hub id such as ``timm/resnet50s.gluon_in1k``.
 
     Returns:
-        Tensors under the names of our ``ResNet``; the ImageNet classifier ``fc`` is left out.
+        Tensors under the names of the file without ``module.``; ``SegmentationNetwork.translate_imagenet`` knows ours.
 
     Raises:
         UserError: If the source can't be read.
     """
     content = load_file(Path(source) if Path(source).exists() else _from_hub(source))
     state_dict = _named_tensors(content, source, "a backbone's state dict")
-    named = {f"pretrained.{key.removeprefix('module.')}": value for key, value in state_dict.items()}
-    return {key.removeprefix("backbone."): value for key, value in from_reference(named).items()}
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
 
 
 def _from_hub(source: str) -> Path:

@@ -9,6 +9,7 @@ from typing_extensions import override
 from icnet.models.backbone import BLOCKS, BasicBlock, Bottleneck, ResNet
 from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidPooling, resize
 from icnet.models.network import Option, SegmentationNetwork
+from icnet.models.published import from_imagenet
 
 
 class ICNet(SegmentationNetwork):
@@ -72,6 +73,11 @@ class ICNet(SegmentationNetwork):
     @override
     def imagenet_backbone(self) -> ResNet:
         return self.backbone
+
+    @classmethod
+    @override
+    def translate_imagenet(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return from_imagenet(state_dict)
 
     @override
     def batchnorm_pairs(self) -> Iterator[tuple[str, str]]:

@@ -125,6 +125,15 @@ class SegmentationNetwork(nn.Module):
         """Return the part that ``model.backbone_weights`` are loaded into; None if there are no such weights."""
         return None
 
+    @classmethod
+    def translate_imagenet(cls, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Give the tensors of a file of ImageNet weights the names that they have in ``imagenet_backbone()``.
+
+        Args:
+            state_dict: As the file names them, without ``module.``.
+        """
+        return state_dict
+
     def normalizer(self) -> ImageNormalizer:
         """Return what turns uint8 images into the network's input."""
         return ImageNormalizer(self.mean, self.std)

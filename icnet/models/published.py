@@ -62,6 +62,15 @@ def from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return translated
 
 
+def from_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a deep-stem ResNet in the layout of timm's ``resnet50s.gluon_in1k`` to the names of our ``ResNet``.
+
+    The ImageNet classifier ``fc`` is left out.
+    """
+    named = from_reference({f"pretrained.{key}": value for key, value in state_dict.items()})
+    return {key.removeprefix("backbone."): value for key, value in named.items()}
+
+
 def describe_icnet(state_dict: Mapping[str, Tensor], path: object) -> NetworkDescription:
     """Tell an ICNet's backbone and class count by its tensors.
 

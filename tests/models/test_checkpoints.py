@@ -23,7 +23,7 @@ from icnet.models.checkpoints import (
     sha256,
 )
 from icnet.models.icnet import ICNet
-from icnet.models.network import NetworkDescription
+from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import from_reference
 
 HUB_ID = "timm/resnet50s.gluon_in1k"
@@ -178,7 +178,7 @@ def test_backbone_weights_in_gluon_layout_give_the_same_features(gluon_backbone,
     path = tmp_path / f"resnet50s{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(gluon_backbone.state_dict(), path)
     backbone = ResNet("resnet50")
-    load_weights(backbone, read_backbone(str(path)), path)
+    load_weights(backbone, ICNet.translate_imagenet(read_backbone(str(path))), path)
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         middle, top = gluon_backbone.eval()(image)
@@ -188,7 +188,8 @@ def test_backbone_weights_in_gluon_layout_give_the_same_features(gluon_backbone,
 
 def test_backbone_weights_of_another_depth_are_refused(make_reference, tmp_path):
     path = saved(make_reference("resnet18").pretrained.state_dict(), tmp_path / "resnet18s.pth")
-    message = refusal(load_weights, ResNet("resnet50"), read_backbone(str(path)), path)
+    tensors = ICNet.translate_imagenet(read_backbone(str(path)))
+    message = refusal(load_weights, ResNet("resnet50"), tensors, path)
     assert str(path) in message
     assert "missing" in message
     assert "mis-shaped" in message
@@ -210,7 +211,7 @@ def test_hub_id_downloads_the_safetensors_file(make_reference, monkeypatch, tmp_
         return str(tmp_path / filename)
 
     fake_hub(monkeypatch, download)
-    tensors = read_backbone(HUB_ID)
+    tensors = ICNet.translate_imagenet(read_backbone(HUB_ID))
     assert asked == [(HUB_ID, "model.safetensors")]
     assert torch.equal(tensors["stem.0.conv.weight"], backbone.conv1[0].weight)
     load_weights(ResNet("resnet18"), tensors, HUB_ID)
@@ -244,6 +245,14 @@ def test_a_source_that_is_neither_file_nor_hub_id_is_refused_without_asking_the_
 
 def test_a_backbone_file_of_one_tensor_is_refused(tmp_path):
     assert "Tensor" in refusal(read_backbone, str(saved(torch.ones(3), tmp_path / "x.pth")))
+
+
+def test_each_network_translates_imagenet_weights_by_itself(tmp_path):
+    """A layout's names mean something in the network that knows it, and nothing in another."""
+    given = {"conv1.0.weight": torch.ones(1), "fc.weight": torch.ones(2)}
+    path = saved({f"module.{key}": value for key, value in given.items()}, tmp_path / "x.pth")
+    assert SegmentationNetwork.translate_imagenet(read_backbone(str(path))).keys() == given.keys()
+    assert ICNet.translate_imagenet(read_backbone(str(path))).keys() == {"stem.0.conv.weight"}
 
 
 # ---------------------------------------------------------------- strict loading and fine-tuning
@@ -318,7 +327,7 @@ def test_backbone_weights_without_counts_of_batches_load(gluon_backbone, tmp_pat
     tensors = {key: value for key, value in gluon_backbone.state_dict().items() if "num_batches_tracked" not in key}
     path = saved(tensors, tmp_path / "old.pth")
     backbone = ResNet("resnet50")
-    load_weights(backbone, read_backbone(str(path)), path)
+    load_weights(backbone, ICNet.translate_imagenet(read_backbone(str(path))), path)
     assert torch.equal(backbone.stem[0].conv.weight, gluon_backbone.conv1[0].weight)
 
 
@@ -442,6 +451,7 @@ def test_files_that_are_no_icnet_are_refused(tmp_path, content, words):
     message = refusal(read_checkpoint, path)
     assert str(path) in message
     assert words in message
+    assert "ICNet" not in message  # it may have been any network's
 
 
 @pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"state_dict": 3}, {"model": {}}])
