@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from icnet.errors import UserError
+from icnet.version import __version__
 
 if TYPE_CHECKING:
     from icnet.deploy.api import Model, load
 
-__version__ = "0.2.0.dev0"
 __all__ = ["Model", "UserError", "__version__", "load"]
 
 # Where torch_npu is installed, 'import torch' would load it, and fail without CANN. icnet.npu loads it when an NPU is

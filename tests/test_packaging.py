@@ -1,5 +1,6 @@
 """One set of pins: pyproject.toml, constraints.txt and environment.yml must not drift apart."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,13 +12,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import icnet
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pytest brings it along where the standard library has none
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONTENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONTENT["project"]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -73,3 +77,9 @@ def test_supported_pythons_are_3_10_to_3_13():
     marker = Marker("python_version >= '3.10' and python_version < '3.14'")
     assert PROJECT["requires-python"] == ">=3.10,<3.14"
     assert all(marker.evaluate({"python_version": python}) for python in PYTHONS)
+
+
+def test_version_is_read_from_the_place_that_holds_it():
+    module, _, name = CONTENT["tool"]["setuptools"]["dynamic"]["version"]["attr"].rpartition(".")
+    assert (module, name) == ("icnet.version", "__version__")
+    assert getattr(importlib.import_module(module), name) == icnet.__version__

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import icnet
 from icnet.data import public_description
 from icnet.deploy.onnx_graph import complete, compute_shapes, convert, import_onnx, newest_opset
 from icnet.deploy.onnx_session import ONNX_SUFFIX
@@ -32,6 +31,7 @@ from icnet.models.folding import fold_batchnorm
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 from icnet.run import files
+from icnet.version import __version__
 
 OLDEST_OPSET = 11  # the first whose Resize aligns corners
 TRACED_OPSET = 20  # the newest that torch's TorchScript exporter writes (torch 2.9 to 2.13)
@@ -119,7 +119,7 @@ def export_onnx(
         model = convert(model, spec.opset)
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     model.producer_name = "icnet"
-    model.producer_version = icnet.__version__
+    model.producer_version = __version__
     onnx.helper.set_model_props(model, {"normalize": json.dumps(spec.normalize), "head": spec.head, **(metadata or {})})
     _write(complete(model).SerializeToString(), path)
 
@@ -170,7 +170,7 @@ def describe(model: Network) -> dict[str, str]:
         "model": json.dumps(asdict(model.checkpoint.network)),
         "min_side": str(model.net.min_side),
         "divisor": str(model.net.divisor),
-        "icnet_version": icnet.__version__,
+        "icnet_version": __version__,
         "trained_with_version": str(meta.get("version", "unknown")),
         "data": json.dumps(public_description(meta.get("data") or {})),
         "data_title": trained_on(meta),

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from icnet import __version__
 from icnet.config import OUTPUT_WEIGHTS, RENAMED, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
@@ -21,6 +20,7 @@ from icnet.run import differences, resume
 from icnet.training.losses import CascadeLoss
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.segmentation_task import SegmentationTask
+from icnet.version import __version__
 
 log = logging.getLogger(__name__)
 
