@@ -30,7 +30,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, alpha: flo
         (H, W, 3) uint8 RGB.
     """
     tinted = cv2.addWeighted(classes.colorize(mask), alpha, image, 1 - alpha, 0)
-    return np.where((mask < len(classes))[..., None], tinted, image)
+    return np.where(classes.knows(mask)[..., None], tinted, image)
 
 
 def legend(classes: ClassTable, present: Collection[int] | None = None, width: int = 640) -> np.ndarray:

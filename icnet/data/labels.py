@@ -45,9 +45,13 @@ class ClassTable:
         Returns:
             (H, W, 3) uint8 RGB.
         """
-        lut = np.zeros((256, 3), np.uint8)
-        lut[: len(self.palette)] = self.palette
-        return lut[mask.astype(np.uint8)]
+        lut = np.zeros((len(self) + 1, 3), np.uint8)
+        lut[: len(self)] = self.palette
+        return lut[np.where(self.knows(mask), mask.astype(np.intp), len(self))]
+
+    def knows(self, mask: np.ndarray) -> np.ndarray:
+        """Tell which pixels hold a train id of the table, as booleans of the mask's shape."""
+        return (mask >= 0) & (mask < len(self))
 
 
 class Label(NamedTuple):

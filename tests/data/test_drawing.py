@@ -15,6 +15,11 @@ def test_overlay_blends_classes_and_keeps_ignored_pixels():
     assert overlay(image, mask, CITYSCAPES_CLASSES, alpha=1.0)[0, 0].tolist() == [128, 64, 128]
 
 
+def test_overlay_keeps_the_image_where_no_class_is():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    assert np.array_equal(overlay(image, np.array([[-1, 256, 19]]), CITYSCAPES_CLASSES), image)
+
+
 def test_error_map_tells_right_wrong_and_ignored():
     result = error_map(np.array([[1, 2, 3]]), np.array([[1, 1, 255]]))
     assert result.tolist() == [[list(CORRECT), list(WRONG), list(IGNORED)]]

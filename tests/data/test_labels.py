@@ -45,3 +45,9 @@ def test_train_ids_return_to_label_ids() -> None:
 def test_colorize_paints_palette_and_black() -> None:
     painted = CAMVID_CLASSES.colorize(np.array([[0, 10], [255, 11]]))
     assert painted.tolist() == [[[128, 128, 128], [0, 128, 192]], [[0, 0, 0], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int64, np.uint64])
+def test_colorize_paints_no_class_where_a_byte_would_wrap(kind) -> None:
+    painted = CAMVID_CLASSES.colorize(np.array([[256, 266, -1, -256]]).astype(kind))
+    assert not painted.any()
