@@ -1,11 +1,11 @@
 """What to use where the user leaves it open: the checkpoint and the device."""
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from icnet import npu
 from icnet.deploy import RUNTIMES
 from icnet.errors import UserError
 from icnet.run.paths import BEST, LAST, RunPaths, checkpoints_below
@@ -66,9 +66,12 @@ def choose_device(name: str) -> torch.device:
         UserError: If there is no such device.
     """
     kind, _, index = name.partition(":")
-    if kind == "npu" or (name == "auto" and npu.devices_found()):
+    if kind == "npu" or (name == "auto" and find_spec("torch_npu") is not None):
+        from icnet import npu  # only now: it brings all of Lightning, which takes seconds
+
         try:
-            npu.load()
+            if kind == "npu" or npu.devices_found():
+                npu.load()
         except npu.NPUUnavailable as error:
             raise UserError(f"device={name}, but {error}; or choose device=cpu") from error
     here = [kind for kind in ("npu", "cuda") if hasattr(torch, kind) and getattr(torch, kind).is_available()]

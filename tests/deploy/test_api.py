@@ -194,3 +194,16 @@ def test_importing_icnet_loads_no_heavy_package():
     assert done.stdout.splitlines() == ["['icnet']", "['icnet', 'icnet.errors', 'icnet.version'] icnet.deploy.api"]
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         icnet.lode  # noqa: B018
+
+
+def test_opening_a_model_loads_no_lightning(checkpoint, tmp_path):
+    """Lightning takes seconds to import, and neither runtime needs it."""
+    words = (
+        "import sys, icnet\n"
+        "for path in sys.argv[1:]: icnet.load(path)\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'lightning', 'torchmetrics', 'hydra'}))"
+    )
+    files = [checkpoint, export(checkpoint, tmp_path / "net.onnx")]
+    command = [sys.executable, "-c", words, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.splitlines() == ["[]"]
