@@ -9,7 +9,7 @@ from typing import IO, Any, overload
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from icnet.data import drawing
 from icnet.data.dataset import read_image
@@ -20,7 +20,7 @@ from icnet.deploy.locate import choose_device
 from icnet.errors import UserError
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike[str]
-HEAD = 16  # bytes by which a file without a name is told
+HEAD = 512  # bytes by which a file without a name is told: a zip archive's first entry has a name there
 
 
 class Model:
@@ -182,7 +182,11 @@ def to_rgb(image: ImageLike) -> np.ndarray:
         if image.mode.startswith(("I", "F")):  # what Pillow would cut off at 255
             raise UserError(f"a PIL image of mode {image.mode} has more than 8 bits; give one of 8, such as mode RGB")
         try:
-            return np.array(image.convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # turned as one read from its path is
+        except ValueError as error:
+            raise UserError(
+                f"a PIL image of mode {image.mode} becomes no RGB ({error}); give one of mode RGB"
+            ) from error
         except OSError as error:  # it reads its file only now
             raise UserError(f"the PIL image cannot be read ({error}); give another one") from error
     allowed = "give uint8 RGB of shape (H, W, 3), a PIL image, a path, or a list of these"
@@ -208,8 +212,10 @@ def _open_stream(file: IO[bytes], device: torch.device) -> Segmenter:
     if not isinstance(head, bytes) or not head:
         problem = "nothing to read" if isinstance(head, bytes) else "text"
         raise UserError(f"the file object holds {problem}; give one at its beginning, opened in binary mode")
-    name = str(getattr(file, "name", ""))
-    told = (runtime.suffix_of(head) for runtime in RUNTIMES.values())
+    name = getattr(file, "name", "")
+    name = name if isinstance(name, str) else ""  # a temporary file's is a number
+    # What was registered last knows more than what is here from the beginning, such as every zip archive for torch.
+    told = (runtime.suffix_of(head) for runtime in reversed(RUNTIMES.values()))
     suffix = Path(name).suffix
     if suffix not in RUNTIMES:
         suffix = next(filter(None, told), "")

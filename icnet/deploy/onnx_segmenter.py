@@ -65,7 +65,8 @@ class OnnxSegmenter(Segmenter):
     @classmethod
     @override
     def suffix_of(cls, head: bytes) -> str:
-        return ONNX_SUFFIX if head.startswith(b"\x08") else ""  # the key of ir_version, which is written first
+        # The key of ir_version, which is written first; the length that a .safetensors file begins with has zeros.
+        return ONNX_SUFFIX if head.startswith(b"\x08") and head[4:8] != bytes(4) else ""
 
     @override
     @torch.inference_mode()

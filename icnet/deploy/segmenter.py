@@ -58,7 +58,7 @@ class Segmenter(nn.Module, ABC):
 
     @classmethod
     def suffix_of(cls, head: bytes) -> str:
-        """Tell by the first 16 bytes of a file whether it is one of this runtime's.
+        """Tell by the first bytes of a file, at most 512, whether it is one of this runtime's.
 
         Returns:
             The suffix that such a file has; empty if it is none, or nothing can be told.

@@ -3,6 +3,8 @@
 import io
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,8 @@ from PIL import Image
 import icnet
 from icnet.data.dataset import read_image
 from icnet.data.labels import CITYSCAPES_CLASSES
+from icnet.deploy import RUNTIMES, Segmenter
+from icnet.deploy.api import to_rgb
 from icnet.deploy.demo import Demo
 from icnet.deploy.export import GraphSpec, describe, export_onnx
 from icnet.deploy.inference import Inference
@@ -72,6 +76,16 @@ def test_every_kind_of_image_gives_the_same_labels(model, photo, pixels):
     assert np.array_equal(model(gray), model(np.repeat(pixels[..., :1], 3, 2)))
 
 
+def test_turned_photo_is_the_same_from_its_path_and_as_a_pil_image(model, tmp_path):
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by a quarter
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 96, 3), np.uint8)).save(path, exif=exif)
+    assert model(path).shape == (96, 64)
+    assert model(Image.open(path)).shape == (96, 64)
+    assert np.abs(to_rgb(path).astype(int) - to_rgb(Image.open(path))).max() <= 8  # two decoders
+    assert model.overlay(Image.open(path), model(path)).shape == (96, 64, 3)
+
+
 @pytest.mark.filterwarnings("error")  # torch warns of arrays that it may not write to
 def test_list_gives_a_list_of_any_sizes(model, photo, pixels):
     pixels = np.frombuffer(pixels.tobytes(), np.uint8).reshape(pixels.shape)
@@ -119,6 +133,58 @@ def test_file_objects_open_like_their_files(model, net, checkpoint, save_referen
             assert np.array_equal(icnet.load(file, "cpu")(pixels), expected)
 
 
+class Zipped(Segmenter):
+    """A runtime whose files are zip archives, as those of torch are."""
+
+    runtime = "zipped"
+
+    @classmethod
+    def open(cls, path, device):
+        assert zipfile.ZipFile(path).namelist() == ["toy.json"]
+        return cls(CITYSCAPES_CLASSES, {}, path)
+
+    @classmethod
+    def suffix_of(cls, head):
+        return ".zipped" if head.startswith(b"PK") and head[30:38] == b"toy.json" else ""
+
+    def forward(self, image):
+        return torch.zeros(len(image), 19, *image.shape[2:])
+
+
+def test_file_object_is_offered_to_the_latest_runtime_first(monkeypatch, checkpoint):
+    monkeypatch.setitem(RUNTIMES, ".zipped", Zipped)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("toy.json", "{}")
+    file.seek(0)
+    assert icnet.load(file, "cpu").runtime == "zipped"
+    assert icnet.load(io.BytesIO(checkpoint.read_bytes()), "cpu").runtime == "torch"
+
+
+def test_safetensors_of_any_header_length_is_no_onnx(net, save_reference, tmp_path):
+    """The length comes first, and one of 8 more than a multiple of 256 begins like an .onnx file."""
+    from safetensors.torch import save_file
+
+    tensors = torch.load(save_reference(net, tmp_path / "icnet.pth"))
+    path = tmp_path / "icnet.safetensors"
+    for padding in range(0, 256, 4):
+        save_file(tensors, path, {"padding": "x" * padding})
+        with path.open("rb") as file:
+            if file.read(1) == b"\x08":
+                break
+    assert path.read_bytes()[:1] == b"\x08"
+    assert icnet.load(io.BytesIO(path.read_bytes()), "cpu").runtime == "torch"
+
+
+def test_file_without_a_path_has_no_name(checkpoint):
+    with tempfile.TemporaryFile() as file:
+        file.write(checkpoint.read_bytes())
+        file.seek(0)
+        assert icnet.load(file, "cpu").segmenter.path is None
+    with tempfile.TemporaryFile() as file, pytest.raises(UserError, match="^the file object holds nothing to read"):
+        icnet.load(file, "cpu")
+
+
 def test_file_objects_that_hold_no_model_are_refused(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"^the file object \(1000 bytes\) is truncated or not a checkpoint"):
         icnet.load(io.BytesIO(checkpoint.read_bytes()[:1000]), "cpu")
@@ -152,6 +218,7 @@ def test_scales_flip_and_windows_average_probabilities(model, checkpoint, pixels
         (np.zeros((0, 64, 3), np.uint8), r"shape \(0, 64, 3\) is no image"),
         (Image.new("I;16", (64, 64)), "mode I;16 has more than 8 bits"),
         (Image.new("F", (64, 64)), "mode F has more than 8 bits"),
+        (Image.new("La", (64, 64)), "a PIL image of mode La becomes no RGB .*; give one of mode RGB"),
         ("absent.png", "absent.png cannot be read"),
         (None, "a NoneType is no image; give uint8 RGB"),
     ],
