@@ -11,6 +11,7 @@ def main(config: DemoConfig) -> None:
 
     import icnet
     from icnet.deploy.demo import Demo, find_inputs
+    from icnet.deploy.inference import Inference
     from icnet.deploy.locate import find_checkpoint
 
     if not config.input:
@@ -19,7 +20,8 @@ def main(config: DemoConfig) -> None:
         )
     output = Path(config.output).expanduser()
     inputs = find_inputs(config.input, output)
-    model = icnet.load(find_checkpoint(config.ckpt), config.device, **vars(config.eval))
+    model = icnet.load(find_checkpoint(config.ckpt), config.device)
+    model.inference = Inference(**vars(config.eval))
     demo = Demo(model, output, config.alpha)
     demo.run(inputs)
     print(demo.summary())

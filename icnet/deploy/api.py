@@ -163,7 +163,7 @@ def load(
     Raises:
         UserError: If the file is missing, broken or unknown, there is no such device, or a value is out of range.
     """
-    inference = Inference(scales, flip, sliding_window)
+    inference = Inference(scales, flip, sliding_window, prefix="")
     place = choose_device(str(device))
     if isinstance(source, (str, os.PathLike)):
         return Model(open_segmenter(Path(source).expanduser(), place), inference, place)
@@ -184,10 +184,9 @@ def to_rgb(image: ImageLike) -> np.ndarray:
         try:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # turned as one read from its path is
         except ValueError as error:
-            raise UserError(
-                f"a PIL image of mode {image.mode} becomes no RGB ({error}); give one of mode RGB"
-            ) from error
-        except OSError as error:  # it reads its file only now
+            problem = f"a PIL image of mode {image.mode} becomes no RGB ({error})"
+            raise UserError(f"{problem}; give one of mode RGB") from error
+        except (OSError, SyntaxError) as error:  # it reads its file only now
             raise UserError(f"the PIL image cannot be read ({error}); give another one") from error
     allowed = "give uint8 RGB of shape (H, W, 3), a PIL image, a path, or a list of these"
     if not isinstance(image, np.ndarray):

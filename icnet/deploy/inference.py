@@ -1,6 +1,9 @@
 """From images to class scores: several scales, mirroring and sliding windows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,18 +24,23 @@ class Inference:
         sliding_window: (height, width) of windows that overlap by at least a third of their size and are spread
             evenly from border to border; None for the whole image at once. A window larger than the image shrinks to
             it.
+        prefix: What messages put before the arguments' names: the group of the configuration that they are from.
 
     Raises:
-        UserError: If a scale is not positive, or a window is no size.
+        UserError: If a scale is no positive number, or a window is no size.
     """
 
     def __init__(
-        self, scales: Sequence[float] = (1.0,), flip: bool = False, sliding_window: Sequence[int] | None = None
-    ) -> None:
-        if not scales or min(scales) <= 0:
-            raise UserError(f"eval.scales={list(scales)} is out of range; give factors above 0, such as [0.75,1.0]")
-        if sliding_window is not None and (len(sliding_window) != 2 or min(sliding_window) < 1):
-            raise UserError(f"eval.sliding_window={list(sliding_window)} is no window; give [height,width]")
+        self, scales: Sequence[float] = (1.0,), flip: bool = False, sliding_window: Sequence[int] | None = None, *,
+        prefix: str = "eval.",
+    ) -> None:  # fmt: skip
+        if not _are_numbers(scales, Real):
+            raise UserError(
+                f"{prefix}scales={_shown(scales)} is out of range; give factors above 0, such as [0.75,1.0]"
+            )
+        if sliding_window is not None and not (_are_numbers(sliding_window, Integral) and len(sliding_window) == 2):
+            raise UserError(f"{prefix}sliding_window={_shown(sliding_window)} is no window; give [height,width]")
+        self.prefix = prefix
         self.scales = tuple(scales)
         self.flip = flip
         self.window = None if sliding_window is None else (sliding_window[0], sliding_window[1])
@@ -60,7 +68,7 @@ class Inference:
         if self.window is not None and any(side != _allowed(side, segment) for side in self.window):
             multiple = f", a multiple of {divisor}" if (divisor := _divisor(segment)) > 1 else ""
             raise UserError(
-                f"eval.sliding_window={list(self.window)} is no window; "
+                f"{self.prefix}sliding_window={list(self.window)} is no window; "
                 f"give [height,width] of at least {_min_side(segment)} pixels each{multiple}"
             )
         if not self.averages:
@@ -91,6 +99,20 @@ class Inference:
         return total / seen
 
 
+def _are_numbers(values: Any, kind: type) -> bool:
+    """Tell whether it is a list or tuple of positive, finite numbers of a kind, at least one."""
+    return (
+        isinstance(values, (list, tuple))
+        and bool(values)
+        and all(isinstance(value, kind) and not isinstance(value, bool) and 0 < value < inf for value in values)
+    )
+
+
+def _shown(value: object) -> str:
+    """Write a value in one line of a bearable length."""
+    return " ".join(str(list(value) if isinstance(value, tuple) else value).split())[:80]
+
+
 def _mean(parts: Iterator[Tensor]) -> Tensor:
     total, count = next(parts), 1
     for part in parts:  # one at a time: a full-size one takes 160 MB
@@ -101,7 +123,7 @@ def _mean(parts: Iterator[Tensor]) -> Tensor:
 def _spans(size: int, window: int) -> Iterator[slice]:
     """Place windows of one length evenly over a side, border to border, a third or more shared between neighbours."""
     window = min(window, size)
-    step = window - (window + 2) // 3  # the overlap rounded up
+    step = max(window - (window + 2) // 3, 1)  # the overlap rounded up
     count = -(-(size - window) // step) + 1
     for i in range(count):
         start = round(i * (size - window) / max(count - 1, 1))

@@ -205,8 +205,14 @@ def test_scales_flip_and_windows_average_probabilities(model, checkpoint, pixels
     np.testing.assert_allclose(averaged(pixels, probabilities=True), expected, atol=1e-6)
     np.testing.assert_allclose(np.exp(averaged(pixels, logits=True)), expected, atol=1e-6)
     assert np.array_equal(averaged(pixels), expected.argmax(0))
-    with pytest.raises(UserError, match=r"eval\.scales=\[0\]"):
-        icnet.load(checkpoint, "cpu", scales=[0])
+    for given, said in (
+        ({"scales": [0]}, r"^scales=\[0\] is out"), ({"scales": np.ones(2)}, r"^scales=\[1\. 1\.\] is out"),
+        ({"scales": 1.5}, r"^scales=1\.5 is out"), ({"sliding_window": 64}, "^sliding_window=64 is no window"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            icnet.load(checkpoint, "cpu", **given)
+    with pytest.raises(UserError, match=r"^sliding_window=\[32, 64\] is no window; .* at least 64 pixels"):
+        icnet.load(checkpoint, "cpu", sliding_window=(32, 64))(pixels)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,13 @@ def test_windows_of_a_pointwise_function_equal_the_whole(size, window):
     torch.testing.assert_close(scores, pointwise(image).softmax(1))
 
 
+@pytest.mark.parametrize(("size", "window"), [((5, 7), (1, 1)), ((1, 9), (4, 4)), ((1, 3), (1, 1)), ((4, 5), (2, 3))])
+def test_windows_may_be_as_small_as_a_pixel(size, window):
+    image = noise(*size)
+    scores = Inference(sliding_window=window)(pointwise, image)
+    torch.testing.assert_close(scores, pointwise(image).softmax(1))
+
+
 def test_windows_overlap_by_a_third_and_reach_the_borders():
     starts, sizes = [], []
 
@@ -128,9 +135,18 @@ def test_windows_that_the_network_does_not_take_are_refused():
     [
         ({"scales": []}, r"eval\.scales=\[\] is out of range"),
         ({"scales": [1.0, -0.5]}, r"eval\.scales=\[1\.0, -0\.5\] is out of range; give factors above 0"),
+        ({"scales": 1.5}, r"eval\.scales=1\.5 is out of range"),
+        ({"scales": ["a"]}, r"eval\.scales=\['a'\] is out of range"),
+        ({"scales": (1.0, float("nan"))}, r"eval\.scales=\[1\.0, nan\] is out of range"),
+        ({"scales": [float("inf")]}, r"eval\.scales=\[inf\] is out of range"),
+        ({"scales": torch.ones(300)}, r"eval\.scales=tensor\(.*is out of range; give"),
+        ({"scales": [1.5], "prefix": "", "sliding_window": 64}, r"^sliding_window=64 is no window; give"),
         ({"sliding_window": [64]}, r"eval\.sliding_window=\[64\] is no window"),
+        ({"sliding_window": [64, 64.0]}, r"eval\.sliding_window=\[64, 64\.0\] is no window"),
+        ({"sliding_window": [0, 64]}, r"eval\.sliding_window=\[0, 64\] is no window"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refused:
         Inference(**arguments)
+    assert "\n" not in str(refused.value)
