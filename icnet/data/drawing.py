@@ -130,5 +130,9 @@ def save(path: Path, picture: np.ndarray) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    if not cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture)):
+    try:
+        written = cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture))
+    except cv2.error:  # no format of this name
+        written = False
+    if not written:
         raise OSError(f"{path} could not be written")

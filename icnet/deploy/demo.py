@@ -260,10 +260,7 @@ def _frames(source: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 
 def _write_image(path: Path, picture: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB or (H, W) uint8 as PNG."""
     try:
-        written = cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture)
-    except cv2.error:
-        written = False
-    if not written:
-        raise UserError(f"{path} cannot be written; choose another folder with output=FOLDER")
+        drawing.save(path, picture)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written; choose another folder with output=FOLDER") from error

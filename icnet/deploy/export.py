@@ -29,7 +29,7 @@ from icnet.errors import UserError
 from icnet.models.checkpoints import sha256
 from icnet.models.folding import fold_batchnorm
 from icnet.models.modules import ImageNormalizer
-from icnet.models.network import SegmentationNetwork
+from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run import files
 from icnet.version import __version__
 
@@ -87,9 +87,8 @@ class GraphSpec:
         """
         for key, side in (("height", self.height), ("width", self.width)):
             if side != net.allowed_side(side):
-                multiple = f", a multiple of {net.divisor}" if net.divisor > 1 else ""
                 wrong = "is too small" if side < net.min_side else "does not suit the network"
-                raise UserError(f"export.{key}={side} {wrong}; give at least {net.min_side} pixels{multiple}")
+                raise UserError(f"export.{key}={side} {wrong}; give {describe_sides(net.min_side, net.divisor)}")
 
 
 def export_onnx(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icnet.errors import UserError
+from icnet.models.network import allowed_side, describe_sides
 
 
 class Inference:
@@ -65,11 +66,10 @@ class Inference:
             UserError: If the windows are no size that ``segment`` takes.
         """
         size = (image.shape[2], image.shape[3])
-        if self.window is not None and any(side != _allowed(side, segment) for side in self.window):
-            multiple = f", a multiple of {divisor}" if (divisor := _divisor(segment)) > 1 else ""
+        if self.window is not None and any(side != allowed_side(side, *_sides(segment)) for side in self.window):
             raise UserError(
                 f"{self.prefix}sliding_window={list(self.window)} is no window; "
-                f"give [height,width] of at least {_min_side(segment)} pixels each{multiple}"
+                f"give [height,width] of {describe_sides(*_sides(segment), ' each')}"
             )
         if not self.averages:
             return _resize(segment(_scaled(image, 1.0, segment)), size)
@@ -99,7 +99,7 @@ class Inference:
         return total / seen
 
 
-def _are_numbers(values: Any, kind: type) -> bool:
+def _are_numbers(values: Any, kind: Any) -> bool:
     """Tell whether it is a list or tuple of positive, finite numbers of a kind, at least one."""
     return (
         isinstance(values, (list, tuple))
@@ -130,24 +130,17 @@ def _spans(size: int, window: int) -> Iterator[slice]:
         yield slice(start, start + window)
 
 
-def _min_side(segment: object) -> int:
-    return int(getattr(segment, "min_side", 1))
-
-
-def _divisor(segment: object) -> int:
-    return int(getattr(segment, "divisor", 1))
-
-
-def _allowed(side: int, segment: object) -> int:
-    """Return the shortest side from ``side`` pixels on that ``segment`` takes."""
-    return -(-max(side, _min_side(segment)) // _divisor(segment)) * _divisor(segment)
+def _sides(segment: object) -> tuple[int, int]:
+    """Return the shortest side that ``segment`` takes, and what its sides are multiples of."""
+    return int(getattr(segment, "min_side", 1)), int(getattr(segment, "divisor", 1))
 
 
 def _scaled(image: Tensor, scale: float, segment: object) -> Tensor:
     """Resize uint8 images by a factor, or by more where ``segment`` could not take a side."""
     height, width = image.shape[2], image.shape[3]
-    factor = max(scale, _min_side(segment) / min(height, width))
-    size = (_allowed(round(height * factor), segment), _allowed(round(width * factor), segment))
+    sides = _sides(segment)
+    factor = max(scale, sides[0] / min(height, width))
+    size = (allowed_side(round(height * factor), *sides), allowed_side(round(width * factor), *sides))
     if size == (height, width):
         return image
     return _resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)

@@ -87,7 +87,7 @@ class SegmentationNetwork(nn.Module):
     @classmethod
     def allowed_side(cls, side: int) -> int:
         """Return the shortest side from ``side`` pixels on that the network takes."""
-        return -(-max(side, cls.min_side) // cls.divisor) * cls.divisor
+        return allowed_side(side, cls.min_side, cls.divisor)
 
     def check_size(self, image: Tensor) -> None:
         """Refuse an image that the network cannot take; for the beginning of ``forward``.
@@ -100,15 +100,11 @@ class SegmentationNetwork(nn.Module):
         """
         height, width = int(image.shape[2]), int(image.shape[3])
         fit = self.allowed_side(height), self.allowed_side(width)
-        if min(height, width) < self.min_side:
-            raise UserError(
-                f"an image of {height}x{width} (height x width) is too small for {type(self).__name__}; "
-                f"give at least {self.allowed_side(1)}x{self.allowed_side(1)}, for example by resizing it"
-            )
         if fit != (height, width):
+            wrong = "is too small for" if min(height, width) < self.min_side else "does not suit"
             raise UserError(
-                f"an image of {height}x{width} (height x width) does not suit {type(self).__name__}; "
-                f"give sides that are multiples of {self.divisor}, such as {fit[0]}x{fit[1]}"
+                f"an image of {height}x{width} (height x width) {wrong} {type(self).__name__}; resize it to sides of "
+                f"{describe_sides(self.min_side, self.divisor, ' each')}, such as {fit[0]}x{fit[1]}"
             )
 
     def backbone_parameters(self) -> list[nn.Parameter]:
@@ -163,6 +159,16 @@ class SegmentationNetwork(nn.Module):
         Args:
             dynamic_size: Whether height and width stay open in the graph, or are those of the traced image.
         """
+
+
+def allowed_side(side: int, min_side: int, divisor: int) -> int:
+    """Return the shortest side from ``side`` pixels on that is at least ``min_side`` and a multiple of ``divisor``."""
+    return -(-max(side, min_side) // divisor) * divisor
+
+
+def describe_sides(min_side: int, divisor: int, each: str = "") -> str:
+    """Say which sides are allowed, for messages, such as ``at least 64 pixels each, a multiple of 32``."""
+    return f"at least {min_side} pixels{each}" + (f", a multiple of {divisor}" if divisor > 1 else "")
 
 
 def can_fold(conv: nn.Module, norm: nn.Module) -> bool:

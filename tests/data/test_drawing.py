@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from icnet.data.drawing import CORRECT, IGNORED, PAPER, WRONG, error_map, legend, overlay, side_by_side
+from icnet.data.drawing import CORRECT, IGNORED, PAPER, WRONG, error_map, legend, overlay, save, side_by_side
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES
 
 
@@ -48,3 +49,9 @@ def test_side_by_side_matches_heights_and_titles():
     assert titled.shape == (66, 114, 3)
     assert (titled[26:, :60] == 0).all()
     assert (titled[26:, 64:] == 7).all()
+
+
+def test_picture_that_cannot_be_written_is_an_error_of_the_file_system(tmp_path):
+    for path in (tmp_path / "x.strange", tmp_path / "absent" / "x.png"):
+        with pytest.raises(OSError, match="could not be written"):
+            save(path, np.zeros((4, 4, 3), np.uint8))

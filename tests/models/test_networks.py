@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from icnet.errors import UserError
 from icnet.models import NETWORKS, Option, SegmentationNetwork, build_network, network_options
@@ -56,3 +57,19 @@ def test_option_without_a_default_takes_any_value_and_a_tuple_takes_a_list(monke
         build_network("open", 2, mode="slow")
     with pytest.raises(UserError, match=r"model\.options\.steps=3 is of the type int; give .* tuple, such as \(1, 2\)"):
         build_network("open", 2, steps=3)
+
+
+class Striding(Open):
+    min_side, divisor = 16, 8
+
+
+def test_size_that_does_not_fit_is_refused_with_one_that_does():
+    for (height, width), said in (
+        ((8, 40), "an image of 8x40 (height x width) is too small for Striding; resize it to sides of at least 16 "
+                  "pixels each, a multiple of 8, such as 16x40"),
+        ((16, 20), "an image of 16x20 (height x width) does not suit Striding; resize it to sides of at least 16 "
+                   "pixels each, a multiple of 8, such as 16x24"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            Striding(2).check_size(torch.zeros(1, 3, height, width))
+        assert str(caught.value) == said
