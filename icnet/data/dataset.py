@@ -33,14 +33,15 @@ TAIL = 4096
 PNG_COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
 
 
-def _read(path: Path) -> bytes:
+IN_A_SET = "restore the file or remove it from the set"  # what to do about a file that is missing
+
+
+def _read(path: Path, remedy: str = IN_A_SET) -> bytes:
     """Read a file, refusing PNG and JPEG files that end early (some OpenCV versions fill the missing rows)."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); restore the file or remove it from the set"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     for signature, end in ((PNG_SIGNATURE, PNG_END), (JPEG_SIGNATURE, JPEG_END)):
         if data.startswith(signature) and end not in data[-TAIL:]:
             raise UserError(f"{path} is truncated after {len(data)} bytes; copy or download it again")
@@ -75,8 +76,12 @@ def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, remedy: str = "give the path of an image that is there") -> np.ndarray:
     """Read a colour image of any format that OpenCV knows.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is missing, for the error.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -84,7 +89,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: The file is missing, truncated or not an image.
     """
-    return _decode(path, _read(path), cv2.IMREAD_COLOR_RGB)
+    return _decode(path, _read(path, remedy), cv2.IMREAD_COLOR_RGB)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -164,7 +169,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             UserError: A file is missing or damaged, or not a mask.
         """
         sample = self.samples[index]
-        return read_image(sample.image), None if sample.mask is None else read_mask(sample.mask)
+        return read_image(sample.image, IN_A_SET), None if sample.mask is None else read_mask(sample.mask)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Return one sample.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from icnet.data import public_description
 from icnet.deploy.onnx_graph import complete, compute_shapes, convert, import_onnx, newest_opset
-from icnet.deploy.onnx_session import ONNX_SUFFIX
+from icnet.deploy.onnx_session import HEADS, ONNX_SUFFIX
 from icnet.deploy.trained_network import Network, trained_on
 from icnet.deploy.verify import Agreement, sample_images, verify_onnx
 from icnet.errors import UserError
@@ -35,7 +35,6 @@ from icnet.version import __version__
 
 OLDEST_OPSET = 11  # the first whose Resize aligns corners
 TRACED_OPSET = 20  # the newest that torch's TorchScript exporter writes (torch 2.9 to 2.13)
-HEADS = ("logits", "argmax")
 
 
 @dataclass(frozen=True)

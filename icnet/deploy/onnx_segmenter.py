@@ -1,14 +1,17 @@
 """Exported ``.onnx`` files, run by ONNX Runtime."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self, override
 
-from icnet.deploy.onnx_session import ONNX_SUFFIX, open_session
+from icnet.data.labels import ClassTable
+from icnet.deploy.onnx_session import HEADS, ONNX_SUFFIX, open_session
 from icnet.deploy.segmenter import Segmenter
 from icnet.deploy.trained_network import class_table
 from icnet.errors import UserError
@@ -16,6 +19,20 @@ from icnet.models.modules import ImageNormalizer
 
 REQUIRED_METADATA = ("names", "palette", "mean", "std", "normalize", "head")
 """What an ``.onnx`` file has to say about itself; ``icnet.deploy.export`` writes it."""
+
+METADATA: dict[str, Callable[[Any], bool]] = {
+    "names": lambda value: _is_list(value, str) and bool(value),
+    "palette": lambda value: _is_list(value, list) and all(_is_colour(colour) for colour in value),
+    "categories": lambda value: _is_list(value, str),
+    "mean": lambda value: _is_list(value, (int, float)) and len(value) == 3,
+    "std": lambda value: _is_list(value, (int, float)) and len(value) == 3 and 0 not in value,
+    "normalize": lambda value: isinstance(value, bool),
+    "min_side": lambda value: isinstance(value, int) and value > 0,
+    "divisor": lambda value: isinstance(value, int) and value > 0,
+    "data": lambda value: isinstance(value, dict),
+    "model": lambda value: isinstance(value, dict) and "name" in value and isinstance(value.get("options"), dict),
+}
+"""What each of an ``.onnx`` file's entries holds that is JSON, where it has it."""
 
 
 class OnnxSegmenter(Segmenter):
@@ -42,8 +59,7 @@ class OnnxSegmenter(Segmenter):
         missing = [key for key in REQUIRED_METADATA if key not in meta]
         if missing:
             raise UserError(f"{path} lacks the metadata {', '.join(missing)}; give an .onnx file written by export.py")
-        described = (json.loads(meta.get(key, "[]")) for key in ("names", "palette", "categories"))
-        super().__init__(class_table(*described), meta, path)
+        super().__init__(_classes(meta, path), meta, path)
         self._session = session
         self.labels_only = meta["head"] == "argmax"
         self.min_side = int(meta.get("min_side", 64))  # version 0.1 knew ICNet alone
@@ -92,3 +108,33 @@ class OnnxSegmenter(Segmenter):
         if self.labels_only:
             return F.one_hot(out.long(), len(self.classes)).permute(0, 3, 1, 2).float()
         return out
+
+
+def _is_list(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, list) and all(isinstance(part, kind) for part in value)
+
+
+def _is_colour(value: list[Any]) -> bool:
+    return len(value) == 3 and _is_list(value, int) and all(0 <= part <= 255 for part in value)
+
+
+def _holds(text: str, holds: Callable[[Any], bool]) -> bool:
+    try:
+        return holds(json.loads(text))
+    except ValueError:
+        return False
+
+
+def _classes(meta: Mapping[str, str], path: Path) -> ClassTable:
+    """Read the classes out of a file's metadata, and refuse all of it that cannot be read."""
+    damaged = [key for key, holds in METADATA.items() if key in meta and not _holds(meta[key], holds)]
+    if meta["head"] not in HEADS:
+        damaged.append("head")
+    if not damaged:
+        try:
+            return class_table(*(json.loads(meta.get(key, "[]")) for key in ("names", "palette", "categories")))
+        except ValueError:
+            damaged = ["names", "palette", "categories"]  # not as many of one as of the other
+    raise UserError(
+        f"{path} lacks or damages the metadata {', '.join(damaged)}; give an .onnx file written by export.py"
+    )

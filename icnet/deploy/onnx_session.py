@@ -8,6 +8,7 @@ import torch
 from icnet.errors import UserError
 
 ONNX_SUFFIX = ".onnx"
+HEADS = ("logits", "argmax")  # what a graph ends in
 
 
 def open_session(source: Path | bytes) -> Any:

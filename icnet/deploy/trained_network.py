@@ -79,7 +79,10 @@ def model_title(meta: Mapping[str, Any]) -> str:
     if isinstance(model, str):  # .onnx metadata are text
         model = json.loads(model)
     kind = NETWORKS.get(model["name"])  # an .onnx file runs where its network is not known
-    return kind.title(model["name"], model["options"]) if kind else str(model["name"])
+    if kind is None:
+        return str(model["name"])
+    defaults = {key: option.default for key, option in kind.options.items()}
+    return kind.title(model["name"], defaults | dict(model["options"]))
 
 
 def class_table(names: Iterable[str], palette: Iterable[Iterable[int]], categories: Iterable[str] = ()) -> ClassTable:

@@ -225,7 +225,7 @@ def test_scales_flip_and_windows_average_probabilities(model, checkpoint, pixels
         (Image.new("I;16", (64, 64)), "mode I;16 has more than 8 bits"),
         (Image.new("F", (64, 64)), "mode F has more than 8 bits"),
         (Image.new("La", (64, 64)), "a PIL image of mode La becomes no RGB .*; give one of mode RGB"),
-        ("absent.png", "absent.png cannot be read"),
+        ("absent.png", r"absent\.png cannot be read \(.*\); give the path of an image that is there$"),
         (None, "a NoneType is no image; give uint8 RGB"),
     ],
 )

@@ -113,6 +113,54 @@ def test_foreign_onnx_is_refused_by_what_it_lacks(onnx_file, tmp_path):
         open_segmenter(tmp_path / "foreign.onnx", CPU)
 
 
+def changed(file, path, **entries):
+    """Copy an .onnx file with other metadata; None leaves an entry out."""
+    model = onnx.load(file)
+    meta = {entry.key: entry.value for entry in model.metadata_props} | entries
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {key: value for key, value in meta.items() if value is not None})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("names", "road"), ("names", '"road"'), ("names", "[1]"), ("palette", "[[1, 2]]"), ("palette", "{}"), ("palette", "[[0, 0, 256]]"),
+        ("mean", "half"), ("mean", "[1]"), ("std", '["a", 1, 2]'), ("std", "[0, 1, 1]"), ("min_side", "many"),
+        ("min_side", "-1"), ("divisor", "0"), ("data", "cityscapes"), ("data", "[]"), ("model", "icnet"),
+        ("model", "{}"), ("normalize", "yes"), ("categories", "3"), ("head", "tail"),
+    ],
+)  # fmt: skip
+def test_onnx_with_damaged_metadata_is_refused_by_their_names(onnx_file, tmp_path, key, value):
+    path = changed(onnx_file, tmp_path / "odd.onnx", **{key: value})
+    with pytest.raises(UserError, match=rf"odd\.onnx lacks or damages the metadata {key}; give .* by export\.py"):
+        open_segmenter(path, CPU)
+
+
+def test_onnx_whose_classes_have_too_few_colours_is_refused(onnx_file, tmp_path):
+    path = changed(onnx_file, tmp_path / "odd.onnx", names='["road", "sky"]', palette="[[1, 2, 3]]")
+    with pytest.raises(UserError, match="lacks or damages the metadata names, palette, categories"):
+        open_segmenter(path, CPU)
+
+
+def test_onnx_of_version_0_1_opens(onnx_file, image, tmp_path):
+    """It named ICNet's backbone instead of a model, and nothing said which sides the network takes."""
+    old = changed(
+        onnx_file, tmp_path / "old.onnx", model=None, min_side=None, divisor=None, backbone="resnet18",
+        icnet_version="0.1.0",
+    )  # fmt: skip
+    opened, new = open_segmenter(old, CPU), open_segmenter(onnx_file, CPU)
+    assert (opened.network, opened.trained_on, opened.data) == ("icnet_resnet18", new.trained_on, new.data)
+    assert (opened.min_side, opened.divisor) == (64, 1)
+    assert torch.equal(opened(image), new(image))
+
+
+def test_network_that_tells_no_options_has_the_defaults(onnx_file, tmp_path):
+    told = '{"name": "icnet", "options": {}, "num_classes": 19}'
+    assert open_segmenter(changed(onnx_file, tmp_path / "x.onnx", model=told), CPU).network == "icnet_resnet50"
+
+
 def test_broken_or_missing_onnx_is_refused(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no protobuf")
     with pytest.raises(UserError, match=r"broken\.onnx can't be opened by onnxruntime"):
