@@ -27,7 +27,7 @@ def evaluate(config: EvalConfig) -> float | None:
     import torch
 
     from icnet import factory
-    from icnet.deploy import scoring
+    from icnet.deploy import score_files
     from icnet.report import write_report_or_warn
     from icnet.run.paths import RunPaths
     from icnet.run.results import write_results
@@ -44,9 +44,9 @@ def evaluate(config: EvalConfig) -> float | None:
         return None
     title = f"{factory.data_title(data)}, {data.val_split}: {Path(config.ckpt or '').name} ({segmenter.runtime})"
     results = factory.evaluation_results(config, data, module, task, trainer.strategy.root_device)
-    scoring.print_scores(results, title)
-    scoring.write_csv(run.iou_csv, results)
-    scoring.draw_confusion(run.confusion_png, torch.tensor(results.confusion), module.classes, title)
+    score_files.print_scores(results, title)
+    score_files.write_csv(run.iou_csv, results)
+    score_files.draw_confusion(run.confusion_png, torch.tensor(results.confusion), module.classes, title)
     write_results(run.results, results)
     write_report_or_warn(run.folder)
     files = (run.report, run.results, run.iou_csv)

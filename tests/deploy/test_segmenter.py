@@ -126,8 +126,9 @@ def changed(file, path, **entries):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("names", "road"), ("names", '"road"'), ("names", "[1]"), ("palette", "[[1, 2]]"), ("palette", "{}"), ("palette", "[[0, 0, 256]]"),
-        ("mean", "half"), ("mean", "[1]"), ("std", '["a", 1, 2]'), ("std", "[0, 1, 1]"), ("min_side", "many"),
+        ("names", "road"), ("names", '"road"'), ("names", "[1]"), ("palette", "[[1, 2]]"), ("palette", "{}"),
+        ("palette", "[[0, 0, 256]]"), ("mean", "half"), ("mean", "[1]"), ("std", '["a", 1, 2]'), ("std", "[0, 1, 1]"),
+        ("min_side", "many"),
         ("min_side", "-1"), ("divisor", "0"), ("data", "cityscapes"), ("data", "[]"), ("model", "icnet"),
         ("model", "{}"), ("normalize", "yes"), ("categories", "3"), ("head", "tail"),
     ],
