@@ -101,7 +101,9 @@ class SegmentationNetwork(nn.Module):
         height, width = int(image.shape[2]), int(image.shape[3])
         fit = self.allowed_side(height), self.allowed_side(width)
         if fit != (height, width):
-            wrong = "is too small for" if min(height, width) < self.min_side else "does not suit"
+            wrong = "does not suit"
+            if min(height, width) < self.min_side:
+                wrong, fit = "is too small for", (self.allowed_side(1), self.allowed_side(1))
             raise UserError(
                 f"an image of {height}x{width} (height x width) {wrong} {type(self).__name__}; resize it to sides of "
                 f"{describe_sides(self.min_side, self.divisor, ' each')}, such as {fit[0]}x{fit[1]}"

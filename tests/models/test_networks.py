@@ -66,7 +66,7 @@ class Striding(Open):
 def test_size_that_does_not_fit_is_refused_with_one_that_does():
     for (height, width), said in (
         ((8, 40), "an image of 8x40 (height x width) is too small for Striding; resize it to sides of at least 16 "
-                  "pixels each, a multiple of 8, such as 16x40"),
+                  "pixels each, a multiple of 8, such as 16x16"),
         ((16, 20), "an image of 16x20 (height x width) does not suit Striding; resize it to sides of at least 16 "
                    "pixels each, a multiple of 8, such as 16x24"),
     ):  # fmt: skip
