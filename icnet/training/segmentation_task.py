@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics import MeanMetric
 
 from icnet.data.labels import IGNORE_INDEX, ClassTable
@@ -71,7 +72,7 @@ class SegmentationTask(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Count one batch; returns (N, H, W) predicted train ids, for pictures."""
-        logits = self(batch["image"])
+        logits = self._segment(batch["image"])
         mask = batch["mask"]
         preds = logits.argmax(1)
         self.metrics.update(preds, mask)
@@ -79,6 +80,26 @@ class SegmentationTask(LightningModule):
         labelled = (mask != self.ignore_index).sum()
         self.val_loss.update(self.criterion.single(logits, mask), labelled)
         return preds
+
+    def _segment(self, image: Tensor) -> Tensor:
+        """Return logits at the size of whole images; enlarge them where the network does not take a side.
+
+        Sizes and rounding are those of ``icnet.deploy.inference``, so that evaluation finds the same scores.
+
+        Args:
+            image: (N, 3, H, W) uint8.
+
+        Returns:
+            (N, C, H, W).
+        """
+        height, width = image.shape[2], image.shape[3]
+        factor = max(1.0, self.net.min_side / min(height, width))
+        size = self.net.allowed_side(round(height * factor)), self.net.allowed_side(round(width * factor))
+        if size == (height, width):
+            return self(image)
+        larger = functional.interpolate(image.float(), size=size, mode="bilinear", align_corners=False)
+        logits = self(larger.round().clamp(0, 255).to(torch.uint8))
+        return functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole data set."""
