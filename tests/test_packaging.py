@@ -83,3 +83,8 @@ def test_version_is_read_from_the_place_that_holds_it():
     module, _, name = CONTENT["tool"]["setuptools"]["dynamic"]["version"]["attr"].rpartition(".")
     assert (module, name) == ("icnet.version", "__version__")
     assert getattr(importlib.import_module(module), name) == icnet.__version__
+
+
+def test_no_dependency_stands_twice():
+    names = [canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]]
+    assert len(set(names)) == len(names)

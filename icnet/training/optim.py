@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
 def parameter_groups(
     backbone: Sequence[nn.Parameter], head: Sequence[nn.Parameter], lr: float, head_lr_mult: float
 ) -> list[dict[str, object]]:
-    """Split the network into ``backbone``, trained at ``lr``, and ``head`` (sub1, fusions, classifiers).
+    """Split the network into ``backbone``, trained at ``lr``, and ``head``, at another rate.
 
     Args:
         backbone: Parameters that ImageNet weights exist for.

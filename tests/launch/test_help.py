@@ -47,7 +47,7 @@ def test_every_key_is_shown_with_its_meaning_range_and_unit(script, name):
 def test_types_are_named(script):
     text = words(script("train", "--help").out)
     for entry in (
-        "data.crop_size=[960,960] size of a training sample (two numbers, each a whole number from 64; pixels (H, W))",
+        "data.crop_size=[960,960] size of a training sample (two numbers, each a whole number from 1; pixels (H, W))",
         "data.pin_memory=true page-locked memory for batches, where an accelerator is (true or false)",
         "optim.lr=0.01 learning rate (a number above 0)",
         "trainer.batch_size=7 training samples per device (a whole number from 1)",
