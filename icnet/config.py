@@ -1,8 +1,9 @@
 """The schema of the configuration: every key the scripts read, its type, what it means and its range.
 
 Hydra composes ``conf/`` onto these dataclasses, so an unknown key or a value of the wrong type fails before anything
-runs; ``icnet.keys`` checks the ranges. What is below gets plain arguments and knows nothing of Hydra. ``--help`` shows
-what is written here.
+runs; ``icnet.keys`` checks the ranges. Networks, data sets and opt levels stand in tables of their own, which check
+what they are given before anything is made. What is below gets plain arguments and knows nothing of Hydra. ``--help``
+shows what is written here.
 """
 
 import math
@@ -14,6 +15,8 @@ from icnet.keys import REQUIRED, Keys, Range, key
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
+
+COMPOSED_BACKBONE = "resnet50"  # model.backbone where no option of conf/model is chosen
 
 OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -105,7 +108,9 @@ class ModelConfig(Keys, above="model."):
     """The network and where its first weights come from."""
 
     name: str = key("icnet", "which network, by its name in icnet.models.NETWORKS")
-    backbone: str | None = key("resnet50", "residual network it stands on; networks without one do not get it")
+    backbone: str | None = key(
+        None, "the network's option of this name, of networks that have one", unit="null = the network's own"
+    )
     options: dict[str, Any] = key(dict, "the network's other options: +model.options.KEY=VALUE")
     backbone_weights: str | None = key(None, "file or hub id of ImageNet weights", unit="null = random weights")
     weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none")
@@ -164,7 +169,7 @@ class OptimConfig(Keys, above="optim."):
     nesterov: bool = key(False, "Nesterov's momentum, of SGD")
     betas: list[float] = key([0.9, 0.999], "decay of AdamW's two averages", low=0, below=1, pair="[0.9,0.999]")
     weight_decay: float = key(1e-4, "decay of the weights", low=0)
-    head_lr_mult: float = key(1.0, "learning rate of sub1 and the head", unit="times lr", above=0)
+    head_lr_mult: float = key(1.0, "learning rate of what no ImageNet weights exist for", unit="times lr", above=0)
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -229,7 +234,8 @@ class AmpConfig(Keys, above="amp."):
 
     opt_level: str = key(
         "O0",
-        "O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast",
+        "O0: float32; O1: float16 autocast; O2: float16 weights with float32 masters; bf16: autocast; or another "
+        "of icnet.training.precision.OPT_LEVELS",
     )
     loss_scale: Any = key(
         1, "factor of the loss at O1 and O2: a number, which is never checked, or dynamic", unit="above 0, or dynamic"
@@ -392,8 +398,8 @@ class EvalConfig(Keys):
 class ExportOptions(Keys, above="export."):
     """The exported graph; ranges of the opset and of the sizes are the exporter's."""
 
-    height: int = key(1024, "rows of the input", unit="pixels, from 64")
-    width: int = key(2048, "columns of the input", unit="pixels, from 64")
+    height: int = key(1024, "rows of the input", unit="pixels, from the network's smallest side")
+    width: int = key(2048, "columns of the input", unit="pixels, from the network's smallest side")
     batch: Any = key(1, "images per call", values=BATCH)
     dynamic_size: bool = key(False, "leave height and width open")
     opset: int = key(

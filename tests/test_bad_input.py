@@ -20,6 +20,7 @@ from icnet.config import DataConfig
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 from icnet.models.checkpoints import load_weights, read_backbone, read_checkpoint
+from icnet.run.results import TrainingRecord, write_results
 
 CKPT = "checkpoints/best.ckpt"
 CITY = "streetville"
@@ -432,6 +433,11 @@ def test_file_that_is_no_onnx_graph_is_named(script, photo, tmp_path, name):
             ("data.batch_size is an unknown key since version 0.2; give trainer.batch_size",),
         ),
         ("eval", "data.nope=1", ("data.nope is an unknown key", "root")),
+        (
+            "train",
+            "model.options.width=8",
+            ("model.options.width is an", "+model.options.width=VALUE adds it"),
+        ),
         ("eval", "optim.lr=1", ("optim is an unknown key", "ckpt, data")),
         ("export", "export.nope=1", ("export.nope is an unknown key", "height, width")),
         ("demo", "inptu=x", ("inptu is an unknown key", "ckpt, input")),
@@ -691,3 +697,11 @@ def test_file_system_that_refuses_is_no_defect(train, monkeypatch, number):
 
     monkeypatch.setattr("icnet.factory.prepare_data", fail)
     assert_refused(train(), "/data/scenes cannot be used", os.strerror(number))
+
+
+def test_run_that_cannot_begin_leaves_a_finished_one_where_it_is(train, tmp_path):
+    results = tmp_path / "run" / "results.json"
+    write_results(results, TrainingRecord(status="done"))
+    for word in ("amp.loss_scale=64", "amp.opt_level=O7"):
+        assert_refused(train("resume=here", word), word)
+        assert results.exists()

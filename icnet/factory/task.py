@@ -2,23 +2,35 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch.optim import Optimizer
 
-from icnet.config import OUTPUT_WEIGHTS, RENAMED, LossConfig, ModelConfig, OptimConfig, SchedulerConfig, TrainConfig
+from icnet.config import (
+    COMPOSED_BACKBONE,
+    OUTPUT_WEIGHTS,
+    RENAMED,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    SchedulerConfig,
+    TrainConfig,
+)
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_title
+from icnet.factory.devices import device_type
 from icnet.models import build_network, network_class, network_options
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.run import differences, resume
 from icnet.training.losses import CascadeLoss
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
+from icnet.training.precision import check_precision
 from icnet.training.segmentation_task import SegmentationTask
 from icnet.version import __version__
 
@@ -28,16 +40,21 @@ DESCRIBED = ("data", "loss", "optim", "scheduler", "amp")  # the groups that a c
 
 
 def resolve_network(config: TrainConfig) -> TrainConfig:
-    """Check everything that depends on which network it is, before anything is made.
+    """Check everything that depends on the network and the opt level, before anything is made.
+
+    Args:
+        config: One that has been through ``resolve``.
 
     Returns:
-        The configuration without a backbone for a network that has none.
+        The configuration with the network's own backbone if none is given, and without one if it has none.
 
     Raises:
-        UserError: If the network, one of its options, outputs or weights is unknown, or the crop does not suit it.
+        UserError: If the network, one of its options, outputs or weights is unknown, or the crop does not suit it; or
+            if the opt level is unknown, has no such loss scale, or does not run on the device.
     """
     kind = network_class(config.model.name)
-    description(config.model, 1)
+    options = description(config.model, 1).options
+    check_precision(config.amp.opt_level, config.amp.loss_scale, device_type(config.trainer))
     output_weights(config.loss, kind)
     for side in config.data.crop_size:
         if side < kind.min_side:
@@ -47,7 +64,7 @@ def resolve_network(config: TrainConfig) -> TrainConfig:
                 f"data.crop_size={side} does not suit {config.model.name}; give multiples of {kind.divisor}, "
                 f"such as {kind.allowed_side(side)}"
             )
-    return config if "backbone" in kind.options else replace(config, model=replace(config.model, backbone=None))
+    return replace(config, model=replace(config.model, backbone=options.get("backbone")))
 
 
 def description(model: ModelConfig, num_classes: int) -> NetworkDescription:
@@ -57,9 +74,9 @@ def description(model: ModelConfig, num_classes: int) -> NetworkDescription:
         UserError: If the network or an option is unknown.
     """
     given = dict(model.options)
-    default = next(key.default for key in fields(ModelConfig) if key.name == "backbone")
     has_backbone = "backbone" in network_class(model.name).options
-    if model.backbone is not None and (has_backbone or model.backbone != default):
+    # model.name=NAME changes one key of the group's default option; its backbone is nobody's choice then.
+    if model.backbone is not None and (has_backbone or model.backbone != COMPOSED_BACKBONE):
         given["backbone"] = model.backbone
     return NetworkDescription(model.name, network_options(model.name, given), num_classes)
 
@@ -164,6 +181,30 @@ def criterion(loss: LossConfig, net: SegmentationNetwork) -> CascadeLoss:
     )
 
 
+def _cosine(optimizer: Optimizer, scheduler: SchedulerConfig, trainer: Trainer) -> dict[str, Any]:
+    schedule = warmup_cosine(optimizer, trainer.max_epochs or 1, scheduler.warmup_epochs)
+    return {"scheduler": schedule, "interval": "epoch"}
+
+
+def _poly(optimizer: Optimizer, scheduler: SchedulerConfig, trainer: Trainer) -> dict[str, Any]:
+    return {"scheduler": poly(optimizer, total_steps(trainer), scheduler.power), "interval": "step"}
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig], Optimizer]] = {
+    "sgd": lambda groups, key: sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov),
+    "adamw": lambda groups, key: adamw(groups, (key.betas[0], key.betas[1]), key.weight_decay),
+    "npu_fused_sgd": lambda groups, key: npu_fused_sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov),
+}
+"""What ``optim.name`` may be, to what builds it from parameter groups."""
+
+SCHEDULES: dict[str, Callable[[Optimizer, SchedulerConfig, Trainer], dict[str, Any] | None]] = {
+    "cosine": _cosine,
+    "poly": _poly,
+    "constant": lambda optimizer, scheduler, trainer: None,
+}
+"""What ``scheduler.name`` may be, to what returns a ``lr_scheduler`` as Lightning takes it."""
+
+
 def optimizer_factory(optim: OptimConfig, scheduler: SchedulerConfig) -> Callable[[SegmentationTask], Any]:
     """Return what builds the optimizer and its schedule once the length of the run is known."""
 
@@ -171,21 +212,9 @@ def optimizer_factory(optim: OptimConfig, scheduler: SchedulerConfig) -> Callabl
         groups = parameter_groups(
             task.net.backbone_parameters(), task.net.head_parameters(), optim.lr, optim.head_lr_mult
         )
-        if optim.name == "adamw":
-            first, second = optim.betas
-            optimizer = adamw(groups, (first, second), optim.weight_decay)
-        elif optim.name == "npu_fused_sgd":
-            optimizer = npu_fused_sgd(groups, optim.momentum, optim.weight_decay, nesterov=optim.nesterov)
-        else:
-            optimizer = sgd(groups, optim.momentum, optim.weight_decay, nesterov=optim.nesterov)
-        if scheduler.name == "cosine":
-            epochs = task.trainer.max_epochs or 1
-            schedule = {"scheduler": warmup_cosine(optimizer, epochs, scheduler.warmup_epochs), "interval": "epoch"}
-        elif scheduler.name == "poly":
-            schedule = {"scheduler": poly(optimizer, total_steps(task.trainer), scheduler.power), "interval": "step"}
-        else:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        optimizer = OPTIMIZERS[optim.name](groups, optim)
+        schedule = SCHEDULES[scheduler.name](optimizer, scheduler, task.trainer)
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     return configure
 

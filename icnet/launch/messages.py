@@ -127,7 +127,10 @@ def refuse_added_keys(config: Any, above: str = "") -> None:
 def _no_key(given: str | None, known: Iterable[object]) -> str:
     if given in RENAMED:
         return f"{given} is an unknown key since version 0.2; give {RENAMED[given]}"
-    return f"{given} is an unknown key; known there are {', '.join(map(str, known))}"
+    names = ", ".join(map(str, known))
+    if not names:  # options of a network or data set, of which conf/ has none
+        return f"{given} is an unknown key, as conf/ has none there; +{given}=VALUE adds it"
+    return f"{given} is an unknown key; known there are {names}"
 
 
 def _wrong_option(conf: Path, overrides: Iterable[str]) -> str:

@@ -6,13 +6,10 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
+from icnet.config import COMPOSED_BACKBONE, RENAMED, DataConfig, EvalConfig, TrainConfig
 from icnet.config import MISSING as TO_BE_GIVEN
-from icnet.config import RENAMED, DataConfig, EvalConfig, TrainConfig
 from icnet.run.reader import Run
 from icnet.run.results import EvaluationRecord
-
-FREE_MAPPINGS = {"model.options", "loss.weights"}
-"""Keys whose value is a mapping, as the networks differ in what is in it."""
 
 OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss.sub4_weight": 0.4}
 """What version 0.1 had as defaults; today they are null, for the network's own."""
@@ -21,7 +18,7 @@ OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss
 def changed(run: Run) -> list[tuple[str, str, str]]:
     """Return key, value and default of what a run was made with, where they differ and a result depends on them."""
     schema = EvalConfig if isinstance(run.results, EvaluationRecord) else TrainConfig
-    defaults = {key: default for key, (default, _) in _keys(schema).items()}
+    defaults = {key: default for key, (default, _) in _keys(schema).items()} | {"model.backbone": COMPOSED_BACKBONE}
     found = []
     for key, value in flat(run.record.config or {}).items():
         default = defaults.get(key, TO_BE_GIVEN)
@@ -51,13 +48,18 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         after: The other one.
 
     Returns:
-        Texts such as ``optim.lr was 0.1, is 0.2``, of keys that both have and a result depends on.
+        Texts such as ``optim.lr was 0.1, is 0.2``, of keys that a result depends on and both have. A key that came
+        into the schema after ``before`` was written had its default there, as far as its group is told at all.
     """
     old, new = (flat(json.loads(json.dumps(config))) for config in (before, after))  # tuples and lists are the same
     for key, default in OLD_OUTPUT_WEIGHTS.items():
         for config in (old, new):
             if config.get(key) == default:
                 config[key] = None
+    told = {key.partition(".")[0] for key in old}
+    for key, (default, _) in _keys(TrainConfig).items():
+        if key.partition(".")[0] in told and default != TO_BE_GIVEN:
+            old.setdefault(key, default)
     return [
         f"{key} was {text(old[key])}, is {text(new[key])}"
         for key in sorted(old.keys() & new.keys())
@@ -75,12 +77,17 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{above}{name}"
-        nested = isinstance(value, Mapping) and key not in FREE_MAPPINGS
+        nested = isinstance(value, Mapping) and not _is_mapping(key)
         found |= flat(value, f"{key}.") if nested else {key: value}
     for old, new in RENAMED.items() if not above else ():
         if old in found:
             found = {new: found.pop(old)} | found
     return found
+
+
+def _is_mapping(key: str) -> bool:
+    """Tell whether a key's own value is a mapping, as networks and data sets differ in what is in it."""
+    return isinstance(_keys(TrainConfig).get(key, (None,))[0], dict)
 
 
 def text(value: Any) -> str:

@@ -6,8 +6,9 @@ so that small gradients survive float16: by a fixed number, which is never check
 """
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -46,15 +47,46 @@ def precision_plugin(opt_level: str, loss_scale: float | str, device_type: str) 
     Raises:
         UserError: If the level is unknown, has no such scale, or the device cannot do it.
     """
+    check_precision(opt_level, loss_scale, device_type)
+    return OPT_LEVELS[opt_level].build(device_type, loss_scale)
+
+
+def check_precision(opt_level: str, loss_scale: float | str, device_type: str) -> None:
+    """Refuse what ``precision_plugin`` cannot build, without building it: an NPU's scaler needs the device.
+
+    Args:
+        opt_level: See ``precision_plugin``, as for the others.
+        loss_scale: A number or ``dynamic``.
+        device_type: ``cpu``, ``cuda`` or ``npu``.
+
+    Raises:
+        UserError: If the level is unknown, has no such scale, or the device cannot do it.
+    """
     if opt_level not in OPT_LEVELS:
         raise UserError(f"amp.opt_level={opt_level} is unknown; choose one of {', '.join(OPT_LEVELS)}")
-    plugin = OPT_LEVELS[opt_level](device_type, loss_scale)
-    if loss_scale != 1 and not isinstance(plugin, Float16Autocast):
+    level = OPT_LEVELS[opt_level]
+    if device_type in level.refused:
+        raise UserError(level.refused[device_type])
+    if loss_scale != 1 and not level.scales:
         raise UserError(
             f"amp.loss_scale={loss_scale} means nothing at {opt_level}, where no gradient can underflow; "
             "choose amp=o1 or amp=o2, or leave it out"
         )
-    return plugin
+
+
+@dataclass(frozen=True)
+class OptLevel:
+    """An opt level.
+
+    Args:
+        build: Makes its plugin from device type and loss scale.
+        scales: Whether it scales the loss.
+        refused: Device type to why it does not run there and what to choose, in one line.
+    """
+
+    build: Callable[[str, float | str], Precision]
+    scales: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Float32(Precision):
@@ -72,9 +104,7 @@ class Bfloat16Autocast(MixedPrecision):
     loss_scale = 1.0
     skipped_steps = 0
 
-    def __init__(self, device_type: str, loss_scale: float | str = 1.0) -> None:
-        if device_type == "npu":
-            raise UserError("amp=bf16 does not run on Ascend NPUs: BatchNorm has no bfloat16 there; choose amp=o1")
+    def __init__(self, device_type: str) -> None:
         super().__init__("bf16-mixed", device_type)
 
 
@@ -357,10 +387,13 @@ class Float16Weights(Float16Autocast):
             self._weights = None
 
 
-OPT_LEVELS: dict[str, Callable[[str, float | str], Precision]] = {
-    "O0": lambda device_type, loss_scale: Float32(),
-    "O1": Float16Autocast,
-    "O2": Float16Weights,
-    "bf16": Bfloat16Autocast,
+OPT_LEVELS = {
+    "O0": OptLevel(lambda device_type, loss_scale: Float32()),
+    "O1": OptLevel(Float16Autocast, scales=True),
+    "O2": OptLevel(Float16Weights, scales=True),
+    "bf16": OptLevel(
+        lambda device_type, loss_scale: Bfloat16Autocast(device_type),
+        refused={"npu": "amp=bf16 does not run on Ascend NPUs: BatchNorm has no bfloat16 there; choose amp=o1"},
+    ),
 }
-"""Opt level to what builds its plugin from device type and loss scale."""
+"""What ``amp.opt_level`` may be."""

@@ -43,6 +43,23 @@ def test_keys_of_version_0_1_are_compared_under_their_names_of_today():
     assert changes({"data": {"batch_size": 2}}, {"trainer": {"batch_size": 4}}) == ["trainer.batch_size was 2, is 4"]
 
 
+@pytest.mark.parametrize("key", ["data.options", "model.options", "loss.weights"])
+def test_option_that_only_one_side_has_is_a_difference(key):
+    group, name = key.split(".")
+    without, given = {group: {name: {}}}, {group: {name: {"one": 3}}}
+    assert changes(without, given) == [f'{key} was {{}}, is {{"one":3}}']
+    assert changes(given, without) == [f'{key} was {{"one":3}}, is {{}}']
+    assert changes({group: {"other": 1}}, given) == [f'{key} was {{}}, is {{"one":3}}']  # before there was such a key
+    assert changes(given, given) == []
+
+
+def test_key_that_is_new_in_the_schema_had_its_default():
+    assert changes({"optim": {"lr": 0.1}}, {"optim": {"lr": 0.1, "nesterov": False}}) == []
+    assert changes({"optim": {"lr": 0.1}}, {"optim": {"nesterov": True}}) == ["optim.nesterov was false, is true"]
+    assert changes({"optim": {"lr": 0.1}}, {"data": {"flip": 0.2}, "seed": 3}) == []  # nothing is told of these
+    assert changes({"optim": {"lr": 0.1}}, {"optim": {"unheard_of": True}}) == []
+
+
 def test_configuration_does_not_differ_from_itself(small_config):
     assert changes(asdict(small_config), asdict(small_config)) == []
     assert isinstance(small_config, TrainConfig)

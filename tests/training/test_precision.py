@@ -30,7 +30,7 @@ from icnet.models.modules import ImageNormalizer
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
 from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.checkpoint_io import AtomicCheckpointIO
-from icnet.training.precision import Float16Autocast, Float16Weights, precision_plugin
+from icnet.training.precision import Float16Autocast, Float16Weights, check_precision, precision_plugin
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 LEVELS = {"O1": Float16Autocast, "O2": Float16Weights}
@@ -512,6 +512,13 @@ def test_unknown_level_and_a_scale_without_use_are_refused():
     for level in ("O0", "bf16"):
         with pytest.raises(UserError, match=f"amp.loss_scale=dynamic means nothing at {level}"):
             precision_plugin(level, "dynamic", "cpu")
+
+
+def test_levels_are_checked_without_the_device_that_they_need():
+    check_precision("O1", 128, "npu")
+    check_precision("O2", "dynamic", "npu")
+    with pytest.raises(UserError, match="choose amp=o1"):
+        check_precision("bf16", 1, "npu")
 
 
 @pytest.mark.parametrize("level", ["O0", "bf16"])
