@@ -6,7 +6,7 @@ from icnet.launch import command
 
 @command.script("eval", EvalConfig)
 def main(config: EvalConfig) -> float | None:
-    """Find the checkpoint, then evaluate in as many processes as there are devices; returns the mIoU (0-1)."""
+    """Open the model, prepare its data, then evaluate in as many processes as there are devices; returns the mIoU."""
     from dataclasses import replace
     from pathlib import Path
 
@@ -17,6 +17,7 @@ def main(config: EvalConfig) -> float | None:
 
     refuse_training(Path(config.output_dir))
     config = replace(factory.resolve(config), ckpt=str(find_checkpoint(config.ckpt)))
+    config = factory.resolve_evaluation(config)
     return processes.run(evaluate, config, factory.process_count(config.trainer))
 
 
@@ -32,9 +33,7 @@ def evaluate(config: EvalConfig) -> float | None:
     from icnet.run.paths import RunPaths
     from icnet.run.results import write_results
 
-    segmenter = factory.open_evaluated(config)
-    data = factory.evaluation_data(config, segmenter)
-    factory.prepare_data(data)
+    segmenter, data = factory.open_evaluated(config), config.data
     module = factory.data_module(data, config.seed)
     run = RunPaths(Path(config.output_dir))
     task = factory.evaluation_task(config, segmenter, module.classes)

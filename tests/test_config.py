@@ -14,11 +14,25 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from icnet import factory
-from icnet.config import AmpConfig, DataConfig, DemoConfig, EvalConfig, ExportConfig, LoggerConfig, TrainConfig
+from icnet.config import (
+    COMPOSED_BACKBONE,
+    AmpConfig,
+    DataConfig,
+    DemoConfig,
+    EvalConfig,
+    ExportConfig,
+    LoggerConfig,
+    ModelConfig,
+    OptimConfig,
+    SchedulerConfig,
+    TrainConfig,
+)
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
-from icnet.factory.task import changes
-from icnet.factory.trainer import SUMMARY_DEPTH, ModelTable
+from icnet.factory.evaluation import evaluation_data
+from icnet.factory.task import OPTIMIZERS, SCHEDULES, changes, description
+from icnet.factory.trainer import LOGGERS, SUMMARY_DEPTH, ModelTable, callbacks, loggers
+from icnet.models import NETWORKS, Option
 from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
 
@@ -46,12 +60,12 @@ def test_option_composes_and_builds(group, option, monkeypatch):
     config = train_config(f"{group}={option}")
     if config.logger.wandb or config.logger.mlflow:
         with pytest.raises(UserError, match="pip install"):
-            factory.loggers(config)
+            loggers(config)
     task = factory.task(config, CITYSCAPES_CLASSES)
     assert isinstance(task.net, ICNet)
     assert task.net.num_classes == 19
     assert set(task.criterion.weights) == {"sub124", "sub24", "sub4"}
-    names = {type(callback).__name__ for callback in factory.callbacks(config, CITYSCAPES_CLASSES)}
+    names = {type(callback).__name__ for callback in callbacks(config, CITYSCAPES_CLASSES)}
     assert {"BestCheckpoint", "LastCheckpoint", "StopOnNonFiniteLoss", "TrainingResults", "SpeedMonitor"} <= names
 
 
@@ -68,6 +82,25 @@ def test_defaults_are_the_published_recipe():
     assert (config.data.flip, config.data.blur, config.data.name) == (0.5, 0.5, "cityscapes")
     assert factory.task(config, CITYSCAPES_CLASSES).criterion.weights == {"sub124": 1, "sub24": 0.4, "sub4": 0.4}
     assert (config.model.backbone, config.loss.resize) == ("resnet50", "nearest")
+
+
+def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
+    class Other(ICNet):
+        options = {"backbone": Option("resnet18", ("resnet18", "resnet34"))}
+
+    class Plain(ICNet):
+        options = {}
+
+    monkeypatch.setitem(NETWORKS, "other", Other)
+    monkeypatch.setitem(NETWORKS, "plain", Plain)
+    for name, options in (("icnet", {"backbone": "resnet50"}), ("other", {"backbone": "resnet18"}), ("plain", {})):
+        model = ModelConfig(name=name)
+        assert description(model, 19).options == options
+        config = TrainConfig(data=DataConfig(name="street"), model=model, output_dir="outputs/test")
+        assert factory.resolve_network(factory.resolve(config)).model.backbone == options.get("backbone")
+    composed = train_config("model.name=plain").model
+    assert composed.backbone == COMPOSED_BACKBONE
+    assert description(composed, 19).options == {}
 
 
 def test_experiments_are_short_diffs_headed_by_their_command():
@@ -113,6 +146,13 @@ def test_keys_that_no_result_depends_on_are_declared_so():
     }  # fmt: skip
 
 
+def test_names_of_the_tables_are_those_that_may_be_chosen():
+    for schema, table in ((OptimConfig, OPTIMIZERS), (SchedulerConfig, SCHEDULES)):
+        (name,) = (field for field in fields(schema) if field.name == "name")
+        assert name.metadata["range"].allowed == f"one of {', '.join(table)}"
+    assert set(LOGGERS) == {field.name for field in fields(LoggerConfig)} - {"project"}
+
+
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_defaults_lie_in_their_ranges(schema):
     schema(**{"data": DataConfig(name="street")} if schema is TrainConfig else {}, **output_of(schema))
@@ -144,7 +184,7 @@ def test_key_without_default_has_to_be_given_to_hydra_too():
     ("overrides", "message"),
     [
         (["data.crop_size=[64]"], r"data.crop_size=\[64\] has 1 numbers; give two, such as \[512,1024\]"),
-        (["data.crop_size=[64,10]"], "data.crop_size=10 is out of range; give a number from 64"),
+        (["data.crop_size=[64,0]"], "data.crop_size=0 is out of range; give a number from 1"),
         (["optim.betas=[0.9,1]"], "optim.betas=1.0 is out of range; give a number from 0 to below 1"),
         (["optim.lr=nan"], "optim.lr=nan is out of range; give a number above 0"),
         (["data.flip=2"], "data.flip=2.0 is out of range; give a number from 0 to 1"),
@@ -222,10 +262,8 @@ def test_nothing_that_eval_builds_changes_the_configuration_and_the_checkpoint_i
     monkeypatch.setattr("torch.load", lambda path, **options: opened.append(path) or load(path, **options))
     config = frozen(EvalConfig(ckpt=str(trained / "checkpoints" / "best.ckpt"), output_dir=str(tmp_path)))
     before = str(config)
-    resolved = frozen(factory.resolve(config))
-    segmenter = factory.open_evaluated(resolved)
-    data = frozen(factory.evaluation_data(resolved, segmenter))
-    factory.prepare_data(data)
+    resolved = frozen(factory.resolve_evaluation(frozen(factory.resolve(config))))
+    segmenter, data = factory.open_evaluated(resolved), resolved.data
     module = factory.data_module(data, resolved.seed)
     assert module.train is None
     task = factory.evaluation_task(resolved, segmenter, module.classes)
@@ -252,7 +290,7 @@ def test_batch_size_of_an_old_checkpoint_is_the_trainers():
 
 def test_evaluation_takes_the_data_of_an_old_checkpoint(tmp_path):
     config = EvalConfig(ckpt=str(OLD), output_dir=str(tmp_path))
-    data = factory.evaluation_data(config, factory.open_evaluated(config))
+    data = evaluation_data(config, factory.open_evaluated(config))
     assert (data.name, data.eval_batch_size) == ("street", 1)
 
 

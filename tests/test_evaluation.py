@@ -10,10 +10,12 @@ import pytest
 import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 
+from icnet.data import DATASETS
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, ClassTable
 from icnet.deploy.inference import Inference
 from icnet.deploy.scoring import EvaluationTask
 from icnet.errors import UserError
+from icnet.launch import processes
 from icnet.models.checkpoints import read_checkpoint
 
 CKPT = "checkpoints/best.ckpt"
@@ -117,7 +119,7 @@ def test_synthetic_scenes_read_as_cityscapes_are_still_called_synthetic(script, 
     other = ("data=cityscapes", f"data.root={street_root}", "data.workers=0")
     results, _ = evaluate(script, f"ckpt={trained / CKPT}", *other)
     assert results["config"]["data"]["name"] == "cityscapes"
-    assert results["data"] == "street (synthetic)"
+    assert (results["data"], results["synthetic"]) == ("street (synthetic)", True)
 
 
 def test_other_scenes_can_be_drawn_for_an_evaluation(script, evaluate, trained, tmp_path):
@@ -133,6 +135,26 @@ def test_results_of_a_training_run_are_not_overwritten(script, trained):
     assert done.status == 2
     assert "holds a training run" in done.error
     assert (trained / "results.json").read_bytes() == before
+
+
+def test_model_is_opened_and_data_are_prepared_before_processes_start(script, trained, tmp_path, monkeypatch):
+    order, prepare, run = [], DATASETS["street"].prepare, processes.run
+    monkeypatch.setattr(DATASETS["street"], "prepare", lambda self: order.append("prepare") or prepare(self))
+    monkeypatch.setattr(processes, "run", lambda *given: order.append(given[1].data.name) or run(*given))
+    load = torch.load
+    monkeypatch.setattr("torch.load", lambda *given, **options: order.append("open") or load(*given, **options))
+    done = script("eval", f"ckpt={trained / CKPT}", "trainer=cpu_1p", f"hydra.run.dir={tmp_path}")
+    assert done.status == 0, done.err
+    assert order == ["open", "prepare", "street"]
+
+
+def test_classes_of_other_names_are_refused(script, trained, street_root, tmp_path):
+    content = torch.load(trained / CKPT, weights_only=True)
+    content["icnet"]["classes"]["names"][:2] = ["lane", "kerb"]
+    torch.save(content, tmp_path / "lanes.ckpt")
+    done = script("eval", f"ckpt={tmp_path / 'lanes.ckpt'}", "trainer=cpu_1p", f"hydra.run.dir={tmp_path / 'eval'}")
+    assert done.status == 2
+    assert "lanes.ckpt has the class lane where the data have road; choose the data it was trained on" in done.error
 
 
 def test_other_class_count_is_refused(script, trained, camvid_like, tmp_path):

@@ -45,6 +45,9 @@ class DataSet(ABC):
     title: str = ""
     """How logs and reports call it; empty for its name in ``DATASETS``."""
 
+    synthetic: bool = False
+    """Whether its pictures are drawn, so that numbers on them are no results; reports mark those."""
+
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = root
 
@@ -72,7 +75,11 @@ class DataSet(ABC):
         """
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
-        """Make what has to be there; called once, before any process of a group looks for it."""
+        """Make what has to be there, before any process of a group looks for it.
+
+        Called once where one process starts the others. A group that torchrun or SLURM started calls it in each of its
+        processes at once, so files have to be written whole or not at all, as ``icnet.run.files`` does.
+        """
 
     def folder(self) -> Path:
         """Return ``root`` as an existing folder.

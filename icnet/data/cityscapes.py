@@ -51,6 +51,7 @@ class Cityscapes(DataSet):
         self._origin = "data.root" if root else f"the environment variable {ROOT_VARIABLE}"
         if self.root and street.is_synthetic(Path(self.root)):
             self.title = street.NAME
+            self.synthetic = True
 
     @property
     @override

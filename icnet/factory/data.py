@@ -38,7 +38,10 @@ def data_title(data: DataConfig) -> str:
 
 
 def prepare_data(data: DataConfig) -> None:
-    """Make what has to be made of the data; call it once, before any process of a group looks for it."""
+    """Make what has to be made of the data, before any process looks for it.
+
+    Called where processes are started from, once; in a group that torchrun or SLURM started, by each of its processes.
+    """
     data_set(data).prepare()
 
 

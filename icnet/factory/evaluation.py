@@ -16,7 +16,7 @@ from icnet.deploy import Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
 from icnet.deploy.scoring import EvaluationTask
 from icnet.errors import UserError
-from icnet.factory.data import data_title
+from icnet.factory.data import data_set, data_title, prepare_data
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, trainer_arguments, validation_batches
 from icnet.models.checkpoints import sha256
@@ -29,13 +29,35 @@ PUBLISHED_DATA = {"name": "cityscapes"}
 """What the published ``.pth`` files, which do not tell, were trained on."""
 
 
+_opened: dict[str, Segmenter] = {}
+"""The model that ``resolve_evaluation`` opened, until the evaluation takes it in the same process."""
+
+
+def resolve_evaluation(config: EvalConfig) -> EvalConfig:
+    """Open the model and prepare the data to evaluate it on, before any process looks for them.
+
+    Returns:
+        The configuration with the whole of the data: the model's own, or what was chosen.
+
+    Raises:
+        UserError: If the file cannot be read; or see ``evaluation_data``.
+    """
+    segmenter = open_evaluated(config)
+    data = evaluation_data(config, segmenter)
+    prepare_data(data)
+    _opened[str(config.ckpt)] = segmenter
+    return replace(config, data=data)
+
+
 def open_evaluated(config: EvalConfig) -> Segmenter:
-    """Open what is evaluated, once: its data, its task and its results are told from this.
+    """Open what is evaluated, once in each process: its data, its task and its results are told from this.
 
     Raises:
         UserError: If the file cannot be read.
     """
-    return open_segmenter(Path(config.ckpt or ""), torch.device("cpu"))  # Lightning moves it to its device
+    ready = _opened.pop(str(config.ckpt), None)
+    _opened.clear()  # of an evaluation that took place in other processes, or did not
+    return ready or open_segmenter(Path(config.ckpt or ""), torch.device("cpu"))  # Lightning moves it to its device
 
 
 def evaluation_data(config: EvalConfig, segmenter: Segmenter) -> DataConfig:
@@ -76,11 +98,18 @@ def evaluation_task(config: EvalConfig, segmenter: Segmenter, classes: ClassTabl
     """Build what runs the segmenter over the images and counts.
 
     Raises:
-        UserError: If the segmenter's classes are not the data's.
+        UserError: If the segmenter's classes are not the data's; of published files only the number is known.
     """
     if len(segmenter.classes) != len(classes):
         raise UserError(
             f"{config.ckpt} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
+            "choose the data it was trained on, or another checkpoint"
+        )
+    pairs = zip(segmenter.classes.names, classes.names, strict=True)
+    theirs, ours = next(((one, other) for one, other in pairs if one != other), ("", ""))
+    if theirs != ours and segmenter.data:  # a published file, which tells of no data, does not name its classes either
+        raise UserError(
+            f"{config.ckpt} has the class {theirs} where the data have {ours}; "
             "choose the data it was trained on, or another checkpoint"
         )
     run = RunPaths(Path(config.output_dir))
@@ -135,6 +164,7 @@ def evaluation_results(
         ckpt_sha256=sha256(path),
         runtime=task.segmenter.runtime,
         data=data_title(data),
+        synthetic=data_set(data).synthetic,
         split=data.val_split,
         model=task.segmenter.network,
         seed=config.seed,

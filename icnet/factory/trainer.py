@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ from icnet.config import TrainConfig, TrainerConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
-from icnet.factory.data import batches_per_epoch, data_title
+from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.task import model_title
 from icnet.run.paths import RunPaths
@@ -84,26 +85,31 @@ class ModelTable(RichModelSummary):
         )
 
 
+LOGGERS: dict[str, Callable[[str, str], Logger]] = {
+    "csv": lambda folder, project: CSVLogger(folder, name="", version=RunPaths(Path(folder)).new_curves().name),
+    "tensorboard": lambda folder, project: TensorBoardLogger(
+        folder, name="", version="tensorboard", default_hp_metric=False
+    ),
+    "wandb": lambda folder, project: WandbLogger(project=project, save_dir=folder),
+    "mlflow": lambda folder, project: MLFlowLogger(experiment_name=project, save_dir=f"{folder}/mlruns"),
+}
+"""Key of ``logger`` to what builds it for a run folder and a project's name."""
+
+LOGGER_EXTRAS = ("wandb", "mlflow")
+"""Those that need the package of their name, an extra."""
+
+
 def loggers(config: TrainConfig) -> list[Logger]:
     """Build the loggers.
 
     Raises:
         UserError: If one needs a package that is not installed.
     """
-    folder, wanted = config.output_dir, config.logger
-    for name, package in (("wandb", "wandb"), ("mlflow", "mlflow")):
-        if getattr(wanted, name) and find_spec(package) is None:
-            raise UserError(f"logger={name} needs {package}, which is not installed; run 'pip install {package}'")
-    built: list[Logger] = []
-    if wanted.csv:
-        built.append(CSVLogger(folder, name="", version=RunPaths(Path(folder)).new_curves().name))
-    if wanted.tensorboard:
-        built.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
-    if wanted.wandb:
-        built.append(WandbLogger(project=wanted.project, save_dir=folder))
-    if wanted.mlflow:
-        built.append(MLFlowLogger(experiment_name=wanted.project, save_dir=f"{folder}/mlruns"))
-    return built
+    wanted = [name for name in LOGGERS if getattr(config.logger, name)]
+    for name in wanted:
+        if name in LOGGER_EXTRAS and find_spec(name) is None:
+            raise UserError(f"logger={name} needs {name}, which is not installed; run 'pip install {name}'")
+    return [LOGGERS[name](config.output_dir, config.logger.project) for name in wanted]
 
 
 def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
@@ -112,6 +118,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     wanted, trainer = config.callbacks, config.trainer
     about = TrainingRecord(
         data=data_title(config.data),
+        synthetic=data_set(config.data).synthetic,
         model=model_title(config.model),
         seed=config.seed,
         palette=[list(color) for color in classes.palette],
@@ -126,7 +133,8 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         TrainingResults(run.folder, about),
     ]
     if wanted.result_files:
-        built.append(AscendLogs(run.folder, wanted.result_files, trainer.batch_size, trainer.log_every_n_steps))
+        given = (wanted.result_files, trainer.batch_size, trainer.log_every_n_steps)
+        built.append(AscendLogs(run.folder, config.model.name, *given))
     if not trainer.val_every_n_epochs:
         built.append(PublishedValidationSchedule())
     if wanted.pictures:

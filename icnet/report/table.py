@@ -205,8 +205,10 @@ def _which(names: list[str], count: int) -> str:
 
 
 def is_synthetic(run: Run) -> bool:
-    """Tell whether a run was scored on drawn pictures."""
-    return "synthetic" in (run.record.data or "")
+    """Tell whether a run was scored on drawn pictures; files of version 0.1 say so in the data's title."""
+    if run.record.synthetic is None:
+        return "synthetic" in (run.record.data or "")
+    return run.record.synthetic
 
 
 def tabulate(runs: Sequence[Run], title: str, *, sweep: bool = True) -> Table:

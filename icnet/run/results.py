@@ -18,7 +18,7 @@ Record = TypeVar("Record")
 ByClass = dict[str, float | None]
 
 
-def key(meaning: str, unit: str = "", default: Any = None) -> Any:
+def entry(meaning: str, unit: str = "", default: Any = None) -> Any:
     """Declare a key: what it means and its unit. Without a value it is null, as in files of older versions."""
     return field(default=default, metadata={"meaning": meaning, "unit": unit})
 
@@ -27,68 +27,69 @@ def key(meaning: str, unit: str = "", default: Any = None) -> Any:
 class Validation:
     """One validation of a training."""
 
-    epoch: int | None = key("epochs trained before it", "epochs")
-    step: int | None = key("optimizer steps taken before it", "steps")
-    miou: float | None = key("mean over the classes of `iou`", "0-1")
-    pixel_acc: float | None = key("share of the labelled pixels that got their label's class", "0-1")
-    miou_running_mean: float | None = key("what the published tables call mIoU; not the official metric", "0-1")
-    val_loss: float | None = key("mean loss of the validation images")
-    iou: ByClass | None = key("class to intersection over union; null where a class occurs nowhere", "0-1")
+    epoch: int | None = entry("epochs trained before it", "epochs")
+    step: int | None = entry("optimizer steps taken before it", "steps")
+    miou: float | None = entry("mean over the classes of `iou`", "0-1")
+    pixel_acc: float | None = entry("share of the labelled pixels that got their label's class", "0-1")
+    miou_running_mean: float | None = entry("what the published tables call mIoU; not the official metric", "0-1")
+    val_loss: float | None = entry("mean loss of the validation images")
+    iou: ByClass | None = entry("class to intersection over union; null where a class occurs nowhere", "0-1")
 
 
 @dataclass(kw_only=True)
 class Performance:
     """How fast a training was, after the steps of its warm-up."""
 
-    steps: int | None = key("steps that were timed", "steps")
-    peak_memory_mb: float | None = key("largest memory of the device, on a CPU of the process", "MiB")
-    images_per_s: float | None = key("images of all devices in a second, loading included", "images/s")
-    step_ms_mean: float | None = key("a step, loading included: mean", "ms")
-    step_ms_median: float | None = key("a step: median", "ms")
-    step_ms_p10: float | None = key("a step: 10th percentile", "ms")
-    step_ms_p90: float | None = key("a step: 90th percentile", "ms")
-    data_wait_share: float | None = key("share of the time in which the devices waited for data", "0-1")
+    steps: int | None = entry("steps that were timed", "steps")
+    peak_memory_mb: float | None = entry("largest memory of the device, on a CPU of the process", "MiB")
+    images_per_s: float | None = entry("images of all devices in a second, loading included", "images/s")
+    step_ms_mean: float | None = entry("a step, loading included: mean", "ms")
+    step_ms_median: float | None = entry("a step: median", "ms")
+    step_ms_p10: float | None = entry("a step: 10th percentile", "ms")
+    step_ms_p90: float | None = entry("a step: 90th percentile", "ms")
+    data_wait_share: float | None = entry("share of the time in which the devices waited for data", "0-1")
 
 
 @dataclass(kw_only=True)
 class Results:
     """What trainings and evaluations have in common."""
 
-    data: str | None = key("the data set's name; drawn scenes are called synthetic")
-    model: str | None = key("the network's name")
-    seed: int | None = key("the seed of the run")
-    device: str | None = key("one of the devices, as its maker calls it")
-    git_revision: str | None = key("commit of the checkout, with + if files were changed; null outside a checkout")
-    pixel_acc: float | None = key("share of the labelled pixels that got their label's class", "0-1")
-    miou_running_mean: float | None = key("what the published tables call mIoU; not the official metric", "0-1")
-    images_per_s: float | None = key(
+    data: str | None = entry("the data set's name; drawn scenes are called synthetic")
+    synthetic: bool | None = entry("whether the scored pictures are drawn, so that the numbers are no results")
+    model: str | None = entry("the network's name")
+    seed: int | None = entry("the seed of the run")
+    device: str | None = entry("one of the devices, as its maker calls it")
+    git_revision: str | None = entry("commit of the checkout, with + if files were changed; null outside a checkout")
+    pixel_acc: float | None = entry("share of the labelled pixels that got their label's class", "0-1")
+    miou_running_mean: float | None = entry("what the published tables call mIoU; not the official metric", "0-1")
+    images_per_s: float | None = entry(
         "images of all devices in a second; in an evaluation without the first", "images/s"
     )
-    val_images: int | None = key("images in the validation set", "images")
-    iou: ByClass | None = key("class to intersection over union; null where a class occurs nowhere", "0-1")
-    palette: list[list[int]] | None = key("red, green and blue of each class, in the order of `iou`", "0-255")
-    confusion: list[list[int]] | None = key("counts by label (rows) and prediction, in the order of `iou`", "pixels")
-    versions: dict[str, str] | None = key("package to version")
-    config: dict[str, Any] | None = key("every key of the configuration, nested as in `icnet/config.py`")
+    val_images: int | None = entry("images in the validation set", "images")
+    iou: ByClass | None = entry("class to intersection over union; null where a class occurs nowhere", "0-1")
+    palette: list[list[int]] | None = entry("red, green and blue of each class, in the order of `iou`", "0-255")
+    confusion: list[list[int]] | None = entry("counts by label (rows) and prediction, in the order of `iou`", "pixels")
+    versions: dict[str, str] | None = entry("package to version")
+    config: dict[str, Any] | None = entry("every key of the configuration, nested as in `icnet/config.py`")
 
 
 @dataclass(kw_only=True)
 class TrainingRecord(Results):
     """What a training measured; the scores are those of its last validation."""
 
-    status: str | None = key("`running`, `done`, or `stopped` if the run was ended before its time")
-    final_miou: float | None = key("mIoU of the last validation", "0-1")
-    best_miou: float | None = key("highest mIoU of all validations", "0-1")
-    best_epoch: int | None = key("when that was, counted from 1", "epochs")
-    train_loss: float | None = key("loss of the last step")
-    epochs: int | None = key("epochs trained", "epochs")
-    steps: int | None = key("optimizer steps taken", "steps")
-    seconds: float | None = key("duration, with that of the parts before a resume", "s")
-    devices: int | None = key("processes, with a device each")
-    opt_level: str | None = key("mixed precision: O0, O1, O2 or bf16")
-    loss_scale: float | None = key("the loss scale at the end")
-    skipped_steps: int | None = key("steps left out because of infinite gradients", "steps")
-    performance: Performance | None = key("how fast the last part of the run was")
+    status: str | None = entry("`running`, `done`, or `stopped` if the run was ended before its time")
+    final_miou: float | None = entry("mIoU of the last validation", "0-1")
+    best_miou: float | None = entry("highest mIoU of all validations", "0-1")
+    best_epoch: int | None = entry("when that was, counted from 1", "epochs")
+    train_loss: float | None = entry("loss of the last step")
+    epochs: int | None = entry("epochs trained", "epochs")
+    steps: int | None = entry("optimizer steps taken", "steps")
+    seconds: float | None = entry("duration, with that of the parts before a resume", "s")
+    devices: int | None = entry("processes, with a device each")
+    opt_level: str | None = entry("mixed precision: O0, O1, O2 or bf16")
+    loss_scale: float | None = entry("the loss scale at the end")
+    skipped_steps: int | None = entry("steps left out because of infinite gradients", "steps")
+    performance: Performance | None = entry("how fast the last part of the run was")
     history: list[Validation] = field(
         default_factory=list, metadata={"meaning": "all validations, in order", "unit": ""}
     )
@@ -98,13 +99,13 @@ class TrainingRecord(Results):
 class EvaluationRecord(Results):
     """What an evaluation measured."""
 
-    ckpt: str | None = key("the file that was evaluated")
-    ckpt_sha256: str | None = key("its SHA-256 as hexadecimal digits")
-    runtime: str | None = key("what ran the network, such as torch or onnxruntime")
-    split: str | None = key("the split of the data set")
-    miou: float | None = key("mean over the classes of `iou`", "0-1")
-    category_miou: float | None = key("mean over the categories of `iou_category`", "0-1")
-    iou_category: ByClass | None = key("category to intersection over union; null if there are no categories", "0-1")
+    ckpt: str | None = entry("the file that was evaluated")
+    ckpt_sha256: str | None = entry("its SHA-256 as hexadecimal digits")
+    runtime: str | None = entry("what ran the network, such as torch or onnxruntime")
+    split: str | None = entry("the split of the data set")
+    miou: float | None = entry("mean over the classes of `iou`", "0-1")
+    category_miou: float | None = entry("mean over the categories of `iou_category`", "0-1")
+    iou_category: ByClass | None = entry("category to intersection over union; null if there are no categories", "0-1")
 
 
 SECTIONS = (
@@ -177,7 +178,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         return [_typed(name, item, inner[0]) for item in value]
     if origin is dict and isinstance(value, dict):
         return {part: _typed(name, item, inner[1]) for part, item in value.items()}
-    if isinstance(value, (int, float) if origin is float else origin) and not isinstance(value, bool):
+    if isinstance(value, (int, float) if origin is float else origin) and (type(value) is bool) == (kind is bool):
         return value
     raise TypeError(f"{name} is a {type(value).__name__}")
 
@@ -222,7 +223,7 @@ def _type_name(kind: Any) -> str:
     if get_origin(kind) is dict:
         inner = get_args(kind)[1]
         return "object" if inner is Any else f"object of {_type_name(inner)}"
-    return {str: "string", int: "integer", float: "number"}.get(kind, "object")
+    return {str: "string", bool: "boolean", int: "integer", float: "number"}.get(kind, "object")
 
 
 if __name__ == "__main__":

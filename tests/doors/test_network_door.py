@@ -97,8 +97,9 @@ def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path):
     run, quick = tmp_path / "run", ("trainer=cpu_1p", "trainer.progress_bar=false")
     chosen = ("+model.options.width=8", "+loss.weights.coarse=0.25")
 
-    done = train(*chosen)
+    done = train(*chosen, "callbacks.result_files=acc")
     assert done.status == 0, done.err
+    assert "Network = toy\n" in (run / "toy_bs2_1p_acc.log").read_text()
     results = json.loads((run / "results.json").read_text())
     assert results["model"] == "toy"
     assert tuple(results["iou"]) == tuple(COLOURS)

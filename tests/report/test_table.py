@@ -7,7 +7,7 @@ import pytest
 from icnet.report.formats import markdown, print_table
 from icnet.report.published import ROWS
 from icnet.report.sweep_page import class_rows, differences, write_table
-from icnet.report.table import COLUMNS, tabulate
+from icnet.report.table import COLUMNS, is_synthetic, tabulate
 from icnet.run.reader import read_run, read_sweep
 
 
@@ -255,3 +255,16 @@ def test_figures_of_an_earlier_attempt_are_marked(run, tmp_path):
     folder = run(tmp_path / "0", config={"optim.lr": 0.3})
     (folder / "error.txt").write_text("failed: no device")
     assert table_of(folder).entries[0].marks == ["the figures are of an earlier attempt"]
+
+
+@pytest.mark.parametrize(
+    ("told", "marked"),
+    [
+        ({"data": "drawn", "synthetic": True}, True),
+        ({"data": "photosynthetic plants", "synthetic": False}, False),
+        ({"data": "street (synthetic)"}, True),  # of version 0.1
+        ({"data": "cityscapes"}, False),
+    ],
+)
+def test_drawn_pictures_are_told_by_the_file_or_else_by_its_title(run, tmp_path, told, marked):
+    assert is_synthetic(read_run(run(tmp_path / "0", **told))) is marked

@@ -20,6 +20,7 @@ class Street(Cityscapes):
 
     options = ("street",)
     title = NAME
+    synthetic = True
 
     def __init__(self, root: str | Path | None, street: Mapping[str, int]) -> None:
         super().__init__(root)

@@ -13,25 +13,30 @@ from icnet.run.paths import RunPaths
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.training_results import TrainingResults
 
-NETWORK = "ICNet"
+NETWORKS = {"icnet": "ICNet"}
+"""Names as the port writes them; another network has the name that it is registered under."""
+
 KINDS = ("perf", "acc")
 
 
 class AscendLogs(Callback):
     """Write ``<case>.log`` (``key = value`` lines) and ``<case>_loss.txt`` (one loss per line) at the end of a run.
 
-    The case is ``ICNet_bs<batch over all devices>_<devices>p_<kind>``. ``TrainAccuracy`` is the mIoU as the Ascend
-    port reports it, the running mean, in percent; the official one stands in the run's results.
+    The case is ``<network>_bs<batch over all devices>_<devices>p_<kind>``, such as ``ICNet_bs128_8p_acc``.
+    ``TrainAccuracy`` is the mIoU as the Ascend port reports it, the running mean, in percent; the official one stands
+    in the run's results.
 
     Args:
         folder: Of the run.
+        network: Its name in ``icnet.models.NETWORKS``.
         kind: ``perf`` for a short run that measures speed, ``acc`` for a whole one.
         batch_size: Per device.
         every_n_steps: How often a loss is recorded.
     """
 
-    def __init__(self, folder: Path, kind: str, batch_size: int, every_n_steps: int) -> None:
+    def __init__(self, folder: Path, network: str, kind: str, batch_size: int, every_n_steps: int) -> None:
         self.paths = RunPaths(folder)
+        self.network = NETWORKS.get(network, network)
         self.kind = kind
         self.batch_size = batch_size
         self.every_n_steps = every_n_steps
@@ -71,12 +76,12 @@ class AscendLogs(Callback):
         if not losses and self._last is not None:
             losses = [self._last.item()]
         images = self.batch_size * trainer.world_size
-        case = f"{NETWORK}_bs{images}_{trainer.world_size}p_{self.kind}"
+        case = f"{self.network}_bs{images}_{trainer.world_size}p_{self.kind}"
         if self._last is None and self.paths.ascend_log(case).exists():  # nothing was trained that was not before
             return
         mean = results.history[-1].miou_running_mean if results.history else None
         lines: dict[str, Any] = {
-            "Network": NETWORK,
+            "Network": self.network,
             "RankSize": trainer.world_size,
             "BatchSize": images,
             "DeviceType": platform.machine(),
