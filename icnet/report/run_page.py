@@ -1,6 +1,7 @@
 """The page of one training or evaluation."""
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -212,17 +213,11 @@ def _throughput(run: Run) -> list[tuple[str, str]]:
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
-    results, training, evaluation = run.record, run.training, run.evaluation
+    results = run.record
     rows = [
         ("device", _where(run)),
-        ("opt level", training.opt_level or run.config("amp.opt_level")),
-        ("loss scale", training.loss_scale),
-        ("skipped steps", training.skipped_steps),
-        ("seed", results.seed),
-        ("checkpoint", evaluation.ckpt),
-        ("SHA-256 of the checkpoint", evaluation.ckpt_sha256),
-        ("runtime", evaluation.runtime),
+        ("opt level", run.training.opt_level or run.config("amp.opt_level")),
         ("versions", ", ".join(f"{name} {version}" for name, version in (results.versions or {}).items()) or None),
-        ("git revision", results.git_revision),
+        *((label, getattr(results, one.name)) for one in fields(results) if (label := one.metadata.get("label"))),
     ]
     return [(label, number(value)) for label, value in rows if value is not None]

@@ -18,9 +18,15 @@ Record = TypeVar("Record")
 ByClass = dict[str, float | None]
 
 
-def entry(meaning: str, unit: str = "", default: Any = None) -> Any:
-    """Declare a key: what it means and its unit. Without a value it is null, as in files of older versions."""
-    return field(default=default, metadata={"meaning": meaning, "unit": unit})
+def entry(meaning: str, unit: str = "", *, label: str = "") -> Any:
+    """Declare a key. Without a value it is null, as in files of older versions.
+
+    Args:
+        meaning: What it means.
+        unit: Of a number.
+        label: What it is called among the facts at the end of a run's page; empty if it does not stand there.
+    """
+    return field(default=None, metadata={"meaning": meaning, "unit": unit, "label": label})
 
 
 @dataclass(kw_only=True)
@@ -57,9 +63,11 @@ class Results:
     data: str | None = entry("the data set's name; drawn scenes are called synthetic")
     synthetic: bool | None = entry("whether the scored pictures are drawn, so that the numbers are no results")
     model: str | None = entry("the network's name")
-    seed: int | None = entry("the seed of the run")
+    seed: int | None = entry("the seed of the run", label="seed")
     device: str | None = entry("one of the devices, as its maker calls it")
-    git_revision: str | None = entry("commit of the checkout, with + if files were changed; null outside a checkout")
+    git_revision: str | None = entry(
+        "commit of the checkout, with + if files were changed; null outside a checkout", label="git revision"
+    )
     pixel_acc: float | None = entry("share of the labelled pixels that got their label's class", "0-1")
     miou_running_mean: float | None = entry("what the published tables call mIoU; not the official metric", "0-1")
     images_per_s: float | None = entry(
@@ -87,8 +95,8 @@ class TrainingRecord(Results):
     seconds: float | None = entry("duration, with that of the parts before a resume", "s")
     devices: int | None = entry("processes, with a device each")
     opt_level: str | None = entry("mixed precision: O0, O1, O2 or bf16")
-    loss_scale: float | None = entry("the loss scale at the end")
-    skipped_steps: int | None = entry("steps left out because of infinite gradients", "steps")
+    loss_scale: float | None = entry("the loss scale at the end", label="loss scale")
+    skipped_steps: int | None = entry("steps left out because of infinite gradients", "steps", label="skipped steps")
     performance: Performance | None = entry("how fast the last part of the run was")
     history: list[Validation] = field(
         default_factory=list, metadata={"meaning": "all validations, in order", "unit": ""}
@@ -99,9 +107,9 @@ class TrainingRecord(Results):
 class EvaluationRecord(Results):
     """What an evaluation measured."""
 
-    ckpt: str | None = entry("the file that was evaluated")
-    ckpt_sha256: str | None = entry("its SHA-256 as hexadecimal digits")
-    runtime: str | None = entry("what ran the network, such as torch or onnxruntime")
+    ckpt: str | None = entry("the file that was evaluated", label="checkpoint")
+    ckpt_sha256: str | None = entry("its SHA-256 as hexadecimal digits", label="SHA-256 of the checkpoint")
+    runtime: str | None = entry("what ran the network, such as torch or onnxruntime", label="runtime")
     split: str | None = entry("the split of the data set")
     miou: float | None = entry("mean over the classes of `iou`", "0-1")
     category_miou: float | None = entry("mean over the categories of `iou_category`", "0-1")
