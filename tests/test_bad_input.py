@@ -222,7 +222,10 @@ def test_damaged_validation_sample_ends_the_evaluation_in_one_line(evaluate, sce
 
 def test_damaged_validation_sample_ends_a_training_that_can_be_resumed(train, scenes, tmp_path):
     truncated(write_scene(scenes, "val", 2)[0])
-    words = ("data=cityscapes", f"data.root={scenes}", "trainer.max_epochs=1", "callbacks.checkpoint_every_n_steps=1")
+    words = (
+        "data=cityscapes", f"data.root={scenes}", "trainer.batch_size=1", "trainer.max_epochs=1",
+        "callbacks.checkpoint_every_n_steps=1",
+    )  # fmt: skip
     assert_refused(train(*words), "_000002_", "is truncated")
     write_scene(scenes, "val", 2)
     done = train(*words, "resume=auto")
