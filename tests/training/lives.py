@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 from torch.nn import functional as F
 
+from icnet.models import SegmentationNetwork
+
 ROOT = Path(__file__).parents[2]
 HOOKS = (
     "on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_after_backward",
@@ -19,12 +21,13 @@ HOOKS = (
 )  # fmt: skip
 
 
-class Small(nn.Module):
+class Small(SegmentationNetwork):
     """Three outputs by the names of ICNet's, one convolution each, and BatchNorm; a step takes milliseconds."""
 
+    loss_weights = {"sub124": 1.0, "sub24": 0.4, "sub4": 0.4}
+
     def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
+        super().__init__(num_classes)
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU())
         self.heads = nn.ModuleDict({name: nn.Conv2d(8, num_classes, 1) for name in ("sub124", "sub24", "sub4")})
 
