@@ -9,8 +9,9 @@ def main(config: TrainConfig) -> float | None:
     """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
     from icnet import factory
     from icnet.launch import processes
-    from icnet.run.folder import archive_finished, finished_results
+    from icnet.run.folder import archive_finished, finished_results, refuse_evaluation
 
+    refuse_evaluation(config)
     config = factory.resolve_network(factory.resolve(config))
     done = finished_results(config)
     if done:
@@ -18,6 +19,7 @@ def main(config: TrainConfig) -> float | None:
         return done.best_miou
     archive_finished(config)
     factory.prepare_data(config.data)
+    config = factory.resolve_resume(config)
     return processes.run(fit, config, factory.process_count(config.trainer))
 
 
@@ -37,11 +39,10 @@ def fit(config: TrainConfig) -> float | None:
     data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
     task = factory.task(config, data.classes)
     run = RunPaths(Path(config.output_dir))
-    resume = factory.resume_path(config, len(data.classes))
-    if resume:
-        factory.copy_best_checkpoint(resume, run.folder)
+    if config.resume:
+        factory.copy_best_checkpoint(Path(config.resume), run.folder)
     trainer = factory.lightning_trainer(config, data)
-    trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     if not trainer.is_global_zero:
         return None
     write_report_or_warn(run.folder)

@@ -65,7 +65,7 @@ def test_option_composes_and_builds(group, option, monkeypatch):
     assert isinstance(task.net, ICNet)
     assert task.net.num_classes == 19
     assert set(task.criterion.weights) == {"sub124", "sub24", "sub4"}
-    names = {type(callback).__name__ for callback in callbacks(config, CITYSCAPES_CLASSES)}
+    names = {type(callback).__name__ for callback in callbacks(config, CITYSCAPES_CLASSES, 10)}
     assert {"BestCheckpoint", "LastCheckpoint", "StopOnNonFiniteLoss", "TrainingResults", "SpeedMonitor"} <= names
 
 
@@ -247,7 +247,7 @@ def test_nothing_that_train_builds_changes_the_configuration(frozen, tmp_path, s
     assert resolved.trainer.accelerator in {"cpu", "gpu", "npu"}
     data = factory.data_module(resolved.data, resolved.seed, batch_size=resolved.trainer.batch_size)
     factory.task(resolved, data.classes)
-    assert factory.resume_path(resolved, len(data.classes)) is None
+    assert factory.resolve_resume(resolved).resume is None
     trainer = factory.lightning_trainer(resolved, data)
     assert trainer.log_every_n_steps == 3  # batches of an epoch
     assert resolved.trainer.log_every_n_steps == 10

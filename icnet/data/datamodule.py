@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler, default_collate
+from typing_extensions import override
 
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.labels import ClassTable
@@ -181,6 +182,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         """The classes of the validation set."""
         return self.val.classes
 
+    @override
     def train_dataloader(self) -> DataLoader:
         """Return this rank's training loader: shuffled, batches of equal size.
 
@@ -202,6 +204,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         loader.position = self._position
         return loader
 
+    @override
     def val_dataloader(self) -> DataLoader:
         """Return this rank's validation loader: in order, every image on exactly one rank.
 
@@ -216,8 +219,8 @@ class SegmentationDataModule(pl.LightningDataModule):
         shard = range(rank, len(self.val), world_size)
         return _Loader(self.val, batch_size=self.eval_batch_size, sampler=shard, **self._loader_options())
 
+    @override
     def test_dataloader(self) -> DataLoader:
-        """Return the validation loader."""
         return self.val_dataloader()
 
     def _rank_and_world_size(self) -> tuple[int, int]:

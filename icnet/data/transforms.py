@@ -16,6 +16,7 @@ from icnet.data.labels import IGNORE_INDEX
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the internet for a newer version otherwise
 import albumentations as A  # noqa: E402, N812 (the variable must be set before; A is the name its own pages use)
+from typing_extensions import override
 
 # Largest error of a sample position in source pixels: about one grey level at the hardest edge (255 / 256).
 POSITION_ERROR = 256  # 1 / 256 pixel
@@ -41,6 +42,7 @@ class RandomScaleCrop(A.DualTransform):
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.scale_range = (int(scale_range[0]), int(scale_range[1]))
 
+    @override
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the size of the whole resized image and the corner of the crop in it, as (rows, columns)."""
         height, width = params["shape"][:2]
@@ -52,6 +54,7 @@ class RandomScaleCrop(A.DualTransform):
         )
         return {"size": size, "corner": corner}
 
+    @override
     def apply(self, img: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: object) -> np.ndarray:
         """Return the crop of an (H, W, 3) uint8 image, black where it reaches beyond the image."""
         shown = self._shown(size)
@@ -62,6 +65,7 @@ class RandomScaleCrop(A.DualTransform):
         window = cv2.resize(img[top:bottom, left:right], None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
         return self._pad(window[skip_y : skip_y + shown[0], skip_x : skip_x + shown[1]], 0)
 
+    @override
     def apply_to_mask(
         self, mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: object
     ) -> np.ndarray:

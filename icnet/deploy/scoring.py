@@ -64,6 +64,7 @@ class EvaluationTask(LightningModule):
     def on_test_start(self) -> None:
         log.info("evaluating on %d x %s", self.trainer.world_size, device_name(self.device))
 
+    @override
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Predict and count one batch; returns (N, H, W) train ids, for pictures."""
         started = time.perf_counter()
@@ -83,8 +84,8 @@ class EvaluationTask(LightningModule):
                 save(self.label_ids / f"{name}_pred_labelIds.png", TRAIN_ID_TO_LABEL_ID[pred.cpu().numpy()])
         return preds
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Sum up over all devices."""
         scores = self.metrics.compute()
         confusion = scores["confusion"].cpu()
         self.scores = EvaluationRecord(

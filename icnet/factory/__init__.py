@@ -9,7 +9,7 @@ from icnet.factory.evaluation import (
     open_evaluated,
     resolve_evaluation,
 )
-from icnet.factory.task import network, resolve_network, resume_path, task
+from icnet.factory.task import network, resolve_network, resolve_resume, task
 from icnet.factory.trainer import lightning_trainer
 from icnet.training.callbacks.best_checkpoint import copy_best_checkpoint
 
@@ -29,6 +29,6 @@ __all__ = [
     "resolve",
     "resolve_evaluation",
     "resolve_network",
-    "resume_path",
+    "resolve_resume",
     "task",
 ]

@@ -22,7 +22,7 @@ from icnet.config import (
 )
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.errors import UserError
-from icnet.factory.data import batches_per_epoch, data_title
+from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_type
 from icnet.models import build_network, network_class, network_options
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
@@ -276,6 +276,12 @@ def resume_path(config: TrainConfig, num_classes: int) -> Path | None:
     return path
 
 
+def resolve_resume(config: TrainConfig) -> TrainConfig:
+    """Return a configuration whose ``resume`` is the path to resume from, or None; see ``resume_path``."""
+    path = resume_path(config, len(data_set(config.data).classes))
+    return replace(config, resume=None if path is None else str(path))
+
+
 def _is_like(path: Path, config: TrainConfig) -> bool:
     """Tell whether a checkpoint was made with a configuration, or one that comes to the same."""
     try:
@@ -297,6 +303,7 @@ def changes(meta: Mapping[str, Any], config: TrainConfig) -> list[str]:
         Texts such as ``optim.lr was 0.1, is 0.2``; keys that no weight depends on are left out.
     """
     before, after = _compared(meta), _compared(_described(config))
+    before.pop("data.val_split", None)  # scores depend on it, weights do not
     before["seed"], after["seed"] = meta.get("seed"), config.seed
     return differences.changes(before, after)
 

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.task import model_title
-from icnet.run.paths import RunPaths
+from icnet.run.paths import MLRUNS, TENSORBOARD, RunPaths
 from icnet.run.results import TrainingRecord
 from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
@@ -88,10 +88,10 @@ class ModelTable(RichModelSummary):
 LOGGERS: dict[str, Callable[[str, str], Logger]] = {
     "csv": lambda folder, project: CSVLogger(folder, name="", version=RunPaths(Path(folder)).new_curves().name),
     "tensorboard": lambda folder, project: TensorBoardLogger(
-        folder, name="", version="tensorboard", default_hp_metric=False
+        folder, name="", version=TENSORBOARD, default_hp_metric=False
     ),
     "wandb": lambda folder, project: WandbLogger(project=project, save_dir=folder),
-    "mlflow": lambda folder, project: MLFlowLogger(experiment_name=project, save_dir=f"{folder}/mlruns"),
+    "mlflow": lambda folder, project: MLFlowLogger(experiment_name=project, save_dir=f"{folder}/{MLRUNS}"),
 }
 """Key of ``logger`` to what builds it for a run folder and a project's name."""
 
@@ -112,8 +112,14 @@ def loggers(config: TrainConfig) -> list[Logger]:
     return [LOGGERS[name](config.output_dir, config.logger.project) for name in wanted]
 
 
-def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
-    """Build the callbacks, in the order in which they act."""
+def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) -> list[Callback]:
+    """Build the callbacks, in the order in which they act.
+
+    Args:
+        config: Of the run.
+        classes: Of its data.
+        log_every_n_steps: As configured, or less where an epoch is shorter.
+    """
     run = RunPaths(Path(config.output_dir))
     wanted, trainer = config.callbacks, config.trainer
     about = TrainingRecord(
@@ -125,7 +131,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         config=asdict(config),
     )
     built: list[Callback] = [
-        StopOnNonFiniteLoss(run.checkpoints, trainer.log_every_n_steps),
+        StopOnNonFiniteLoss(run.checkpoints, log_every_n_steps),
         SharedBatchNormStatistics(),
         SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
         LearningRateMonitor(),
@@ -133,7 +139,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
         TrainingResults(run.folder, about),
     ]
     if wanted.result_files:
-        given = (wanted.result_files, trainer.batch_size, trainer.log_every_n_steps)
+        given = (wanted.result_files, trainer.batch_size, log_every_n_steps)
         built.append(AscendLogs(run.folder, config.model.name, *given))
     if not trainer.val_every_n_epochs:
         built.append(PublishedValidationSchedule())
@@ -148,7 +154,7 @@ def callbacks(config: TrainConfig, classes: ClassTable) -> list[Callback]:
     if wanted.early_stop_patience:
         built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
     if trainer.profiler and trainer.accelerator == "npu":
-        built.append(npu.StepProfiler(run.folder / "profile"))
+        built.append(npu.StepProfiler(run.profile))
     if trainer.progress_bar:
         built += [RichProgressBar(), ModelTable(max_depth=SUMMARY_DEPTH)]
     best = BestCheckpoint(
@@ -201,8 +207,6 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
     train_limit = limit("train", trainer.limit_train_batches, batches_per_epoch(samples, batch_size, None))
     per_epoch = batches_per_epoch(samples, batch_size, train_limit)
     log_every_n_steps = min(trainer.log_every_n_steps, max(per_epoch, 1))  # a short epoch is logged too
-    trainer = replace(trainer, log_every_n_steps=log_every_n_steps)
-    config = replace(config, trainer=trainer)
     fused = config.optim.name == "npu_fused_sgd"  # keeps the gradients in a buffer of its own
     if fused and trainer.accelerator != "npu":
         raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")
@@ -213,7 +217,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         check_val_every_n_epoch=trainer.val_every_n_epochs or 1,  # 0: PublishedValidationSchedule sets it
-        log_every_n_steps=trainer.log_every_n_steps,
+        log_every_n_steps=log_every_n_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
         sync_batchnorm=trainer.sync_batchnorm and several,
@@ -222,7 +226,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         enable_model_summary=trainer.progress_bar,
         profiler=_profiler(config),
         logger=loggers(config),
-        callbacks=callbacks(config, data.classes),
+        callbacks=callbacks(config, data.classes, log_every_n_steps),
         plugins=[
             *group_plugins(trainer),
             AtomicCheckpointIO(),
@@ -233,7 +237,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
 
 def _profiler(config: TrainConfig) -> Profiler | None:
     wanted = config.trainer.profiler and config.trainer.accelerator != "npu"  # whose own is a callback
-    return PyTorchProfiler(config.output_dir, "profile") if wanted else None
+    return PyTorchProfiler(config.output_dir, RunPaths(Path(config.output_dir)).profile.name) if wanted else None
 
 
 def limit(name: str, value: float | None, batches: int) -> float | int | None:

@@ -40,7 +40,7 @@ Config = TypeVar("Config", TrainConfig, EvalConfig)
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-PEER_SECONDS = 5
+LOST_RANK_SECONDS = 5
 """How long processes may go on that have lost one of theirs. Most notice, and write down what they were doing; one that
 waits for its device does not, and would go on waiting until the collective's own time limit."""
 STOP_SECONDS = 60
@@ -76,7 +76,7 @@ def run(function: Callable[[Config], float | None], config: Config, processes: i
     Args:
         function: A function at the top level of a file, called as ``function(config)`` in every process.
         config: Its argument; pickled for other processes. ``trainer`` says on which nodes and devices and how often
-            processes that died are started again, then with ``resume=auto`` if they left a checkpoint.
+            processes that died are started again, then from their last checkpoint if they left one.
         processes: How many on this node. A single one on a single node without restarts runs in place; and so does
             each process of a group that torchrun or SLURM started.
 
@@ -125,7 +125,7 @@ def _run_group(job: _Job, group: ProcessGroup, nodes: Nodes) -> bool:
         while not signals:
             codes = {number: process.exitcode for number, process in enumerate(processes)}
             if any(code is not None and (code or "result" not in job.note(number)) for number, code in codes.items()):
-                ended = _end(processes, PEER_SECONDS, signals)
+                ended = _end(processes, LOST_RANK_SECONDS, signals)
                 if TERMINATED in ended.values():  # somebody asked them, rather than this process
                     raise SystemExit(TERMINATED)
                 raise _failure(job, group, ended)
@@ -133,7 +133,7 @@ def _run_group(job: _Job, group: ProcessGroup, nodes: Nodes) -> bool:
                 return True
             if nodes.wait_for_this_one():
                 _terminate(processes)
-                _end(processes, PEER_SECONDS, signals)
+                _end(processes, LOST_RANK_SECONDS, signals)
                 return False
             wait([process.sentinel for process in processes if process.exitcode is None], POLL_SECONDS)
         _terminate(processes)
@@ -188,7 +188,7 @@ def _end(processes: list[BaseProcess], seconds: float, signals: list[int]) -> di
     while alive := [process for process in processes if process.exitcode is None]:
         codes = {process.exitcode for process in processes}
         if codes - {None, 0, TERMINATED} and not broken:  # the others have lost one to save with
-            broken, deadline = True, min(deadline, time.monotonic() + PEER_SECONDS)
+            broken, deadline = True, min(deadline, time.monotonic() + LOST_RANK_SECONDS)
         if time.monotonic() > deadline or len(signals) > patience:
             break
         wait([process.sentinel for process in alive], POLL_SECONDS)
@@ -266,4 +266,4 @@ def _resumed_after_restart(config: Config) -> Config:
     if not restarts or not isinstance(config, TrainConfig):
         return config
     last = RunPaths(Path(config.output_dir)).last
-    return replace(config, resume="auto") if last.exists() else config  # type: ignore[call-arg]
+    return replace(config, resume=str(last)) if last.exists() else config  # type: ignore[call-arg]

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from typing_extensions import override
 
 from icnet.errors import UserError
 from icnet.launch.messages import USER_MISTAKE, flatten, one_line
@@ -33,12 +34,14 @@ _under_way: ContextVar[tuple["SweepTable", DictConfig] | None] = ContextVar("_un
 class SweepTable(Callback):
     """Make the table when Hydra has finished a multirun; failed jobs, wherever they ran, decide the exit status."""
 
+    @override
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget how jobs of an earlier sweep into this folder failed."""
         _under_way.set((self, config))
         _quiet_optuna()
         clear_failures(Path(config.hydra.sweep.dir))
 
+    @override
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and write ``report.md``, ``.csv`` and ``.html``; ``config`` has ``hydra.sweep.dir``."""
         _under_way.set(None)

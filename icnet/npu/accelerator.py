@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
 
 from .runtime import NPUUnavailable, device_count
 
@@ -13,6 +14,7 @@ from .runtime import NPUUnavailable, device_count
 class NPUAccelerator(Accelerator):
     """Ascend NPUs, as ``torch.device("npu", index)``."""
 
+    @override
     def setup_device(self, device: torch.device) -> None:
         """Make the device the current one.
 
@@ -29,12 +31,13 @@ class NPUAccelerator(Accelerator):
         npu.set_device(device)
         npu.set_compile_mode(jit_compile=False)  # precompiled operators; the default of newer devices only
 
+    @override
     def teardown(self) -> None:
-        """Give cached memory back."""
         from torch_npu import npu
 
         npu.empty_cache()
 
+    @override
     def get_device_stats(self, device: str | torch.device | int) -> dict[str, Any]:
         """Return the allocator's figures, free and total memory (all in bytes) and utilization (percent)."""
         from torch_npu import npu
@@ -46,6 +49,7 @@ class NPUAccelerator(Accelerator):
         return stats
 
     @staticmethod
+    @override
     def parse_devices(devices: int | str | list[int]) -> list[int]:
         """Turn a count, ``"0,2"``, ``"auto"`` or a list into indices.
 
@@ -61,24 +65,24 @@ class NPUAccelerator(Accelerator):
         return wanted
 
     @staticmethod
+    @override
     def get_parallel_devices(devices: list[int]) -> list[torch.device]:
-        """Turn indices into devices."""
         return [torch.device("npu", index) for index in devices]
 
     @staticmethod
+    @override
     def auto_device_count() -> int:
-        """Return how many NPUs there are."""
         return device_count()
 
     @staticmethod
+    @override
     def is_available() -> bool:
-        """Say whether there is an NPU to work with."""
         try:
             return device_count() > 0
         except NPUUnavailable:
             return False
 
     @staticmethod
+    @override
     def name() -> str:
-        """Return the name in Lightning's registry."""
         return "npu"

@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 from torch.distributed import ReduceOp
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 WATCHDOG_SECONDS = 600  # beyond HCCL's own limit, so that HCCL tells first what it waited for
 RNG_KEY = "npu_rng_states"
@@ -21,6 +22,7 @@ RNG_KEY = "npu_rng_states"
 class _KeepsRandomState(Strategy):
     """Save and restore the state of each NPU's random numbers, which Lightning does not know of."""
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Add the states of all ranks; called on every rank."""
         from torch_npu import npu
@@ -32,6 +34,7 @@ class _KeepsRandomState(Strategy):
         tensors = [torch.tensor(list(state), dtype=torch.uint8) for state in states]
         super().save_checkpoint({**checkpoint, RNG_KEY: tensors}, filepath, storage_options)
 
+    @override
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Restore this rank's state if the checkpoint has one."""
         from torch_npu import npu
@@ -86,15 +89,18 @@ class NPUDDPStrategy(_KeepsRandomState, DDPStrategy):
             kwargs.setdefault("timeout", timedelta(seconds=seconds + WATCHDOG_SECONDS))
         super().__init__(**{"process_group_backend": "hccl", **kwargs})
 
+    @override
     def _setup_model(self, model: Module) -> DistributedDataParallel:
         # DDPStrategy's would wrap it within a CUDA stream.
         return DistributedDataParallel(model, device_ids=self.determine_ddp_device_ids(), **self._ddp_kwargs)
 
+    @override
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         """Wait for all ranks, each on its own device."""
         if distributed.is_initialized():
             distributed.barrier(device_ids=self.determine_ddp_device_ids())
 
+    @override
     def reduce(
         self, tensor: Tensor | Any, group: Any | None = None, reduce_op: ReduceOp | str | None = "mean"
     ) -> Tensor | Any:
@@ -117,6 +123,7 @@ class NPUDDPStrategy(_KeepsRandomState, DDPStrategy):
             return super().reduce(tensor, group, "sum").div_(ranks)
         return super().reduce(tensor.clone(), group, "sum") / ranks
 
+    @override
     def teardown(self) -> None:
         """Leave the group of processes; torch does so by itself for NCCL only."""
         super().teardown()

@@ -16,7 +16,7 @@ from icnet.run.reader import is_run, read_all
 USER_MISTAKE = 2
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make what the command line asks for; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m icnet.report",
@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--output", type=Path, metavar="DIR",
         help="where the files go; default: the folder itself, or for several the one they have in common",
     )  # fmt: skip
-    given = parser.parse_args(words)
+    given = parser.parse_args(argv)
     try:
         _make(given.paths, given.output)
     except UserError as error:

@@ -66,7 +66,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
         is_training=is_training,
         changed=changed(run),
         throughput=_throughput(run),
-        command=f"python {'train' if is_training else 'eval'}.py {shlex.join(run.words)}" if run.words else "",
+        command=f"python {'train' if is_training else 'eval'}.py {shlex.join(run.argv)}" if run.argv else "",
         environment=_environment(run),
     )
 

@@ -81,7 +81,7 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         found |= flat(value, f"{key}.") if nested else {key: value}
     for old, new in RENAMED.items() if not above else ():
         if old in found:
-            found = {new: found.pop(old)} | found
+            found[new] = found.pop(old)  # 0.1 wrote both, and went by this one
     return found
 
 

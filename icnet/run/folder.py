@@ -9,7 +9,7 @@ from icnet.config import TrainConfig
 from icnet.errors import UserError
 from icnet.run.differences import changes
 from icnet.run.paths import RunPaths
-from icnet.run.results import TrainingRecord, read_results
+from icnet.run.results import EvaluationRecord, TrainingRecord, read_results
 
 DONE = "done"
 
@@ -24,6 +24,20 @@ def refuse_training(folder: Path) -> None:
     if paths.checkpoints.exists():
         raise UserError(
             f"{folder} holds a training run, whose {paths.results.name} would be lost; "
+            "choose another hydra.run.dir=PATH"
+        )
+
+
+def refuse_evaluation(config: TrainConfig) -> None:
+    """Refuse a folder that holds an evaluation.
+
+    Raises:
+        UserError: If its results would be overwritten by a training's.
+    """
+    paths = RunPaths(Path(config.output_dir))
+    if isinstance(_read(paths), EvaluationRecord):
+        raise UserError(
+            f"{config.output_dir} holds an evaluation, whose {paths.results.name} would be lost; "
             "choose another hydra.run.dir=PATH"
         )
 
@@ -70,8 +84,12 @@ def another_run(config: TrainConfig, changed: list[str]) -> UserError:
 
 
 def _results(paths: RunPaths) -> TrainingRecord | None:
+    found = _read(paths)
+    return found if isinstance(found, TrainingRecord) else None
+
+
+def _read(paths: RunPaths) -> TrainingRecord | EvaluationRecord | None:
     try:
-        found = read_results(paths.results)
+        return read_results(paths.results)
     except UserError:
         return None  # cut off while it was written, or made by hand: no result
-    return found if isinstance(found, TrainingRecord) else None

@@ -11,6 +11,11 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 """The checkpoint that a run is resumed from."""
 
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's curves."""
+MLRUNS = "mlruns"
+"""Folder of mlflow's curves, where it has no server."""
+
 _CHECKPOINTS = "checkpoints"
 _RESULTS = "results.json"
 _CSV = "csv"
@@ -59,6 +64,11 @@ class RunPaths:
     def last(self) -> Path:
         """The checkpoint that the run is resumed from."""
         return self.checkpoints / LAST
+
+    @property
+    def profile(self) -> Path:
+        """Folder, or beginning of the names of files, in which a profiler writes."""
+        return self.folder / "profile"
 
     @property
     def pictures(self) -> Path:

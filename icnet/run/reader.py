@@ -28,21 +28,21 @@ class Run:
     Args:
         name: What the run is called in tables.
         folder: Where it lies.
-        words: The overrides that it was started with.
+        argv: The overrides that it was started with.
         results: What it measured; None if the run has no results.
         failure: Why it failed, or None.
     """
 
     name: str
     folder: Path
-    words: list[str]
+    argv: list[str]
     results: TrainingRecord | EvaluationRecord | None
     failure: str | None = None
 
     @cached_property
     def overrides(self) -> dict[str, str]:
         """The overrides as key and text; the last of a key counts, as in Hydra."""
-        pairs = (word.partition("=") for word in self.words)
+        pairs = (word.partition("=") for word in self.argv)
         return {key.lstrip("+"): value for key, _, value in pairs}
 
     @property

@@ -7,6 +7,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from typing_extensions import override
 
 from icnet.errors import UserError
 from icnet.run.files import atomic_file
@@ -15,6 +16,7 @@ from icnet.run.files import atomic_file
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write beside the target and rename; keep every tensor on the CPU, so that any machine can load the file."""
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save a checkpoint whole or not at all.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
 
 
 class RunningMeanIoU(Metric):
@@ -33,6 +34,7 @@ class RunningMeanIoU(Metric):
         self.add_state("index", [], dist_reduce_fx="cat")
         self.add_state("confusion", [], dist_reduce_fx="cat")
 
+    @override
     def update(self, preds: Tensor, target: Tensor, index: Tensor) -> None:
         """Count images.
 
@@ -53,6 +55,7 @@ class RunningMeanIoU(Metric):
         """Return the mIoU (0-1) of each of the last images by itself; NaN for an image without labels."""
         return [iou_per_class(confusion[0]).nanmean().item() for confusion in self.confusion[-count:]]
 
+    @override
     def compute(self) -> Tensor:
         """Return the mean of the running values, 0-1."""
         if len(self.index) == 0:  # a list here, one tensor after the gathering over devices

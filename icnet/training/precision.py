@@ -201,10 +201,12 @@ class Float16Autocast(MixedPrecision):
         """Steps skipped because of an overflow, since the run was begun."""
         return self._skipped_before + getattr(self.scaler, "skipped_steps", 0)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: Lightning would file it by class, where another level does not look."""
         return {}
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the scale, in plain values that do not depend on the kind of scaler."""
         checkpoint[STATE_KEY] = {
@@ -215,6 +217,7 @@ class Float16Autocast(MixedPrecision):
             "skipped_steps": self.skipped_steps,
         }
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with a dynamic scale; what else the checkpoint has gives way to the configuration, with a warning."""
         saved = checkpoint.get(STATE_KEY, {"dynamic": False, "loss_scale": 1.0, "skipped_steps": 0})
@@ -343,12 +346,14 @@ class Float16Weights(Float16Autocast):
     opt_level = "O2"
     _weights: MasterWeights | None = None
 
+    @override
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Round the weights; what they are now, loaded or not, becomes the masters."""
         self.teardown()
         self._weights = MasterWeights(module)
         return module
 
+    @override
     def connect(
         self, model: nn.Module, optimizers: list[Optimizer], lr_schedulers: list[Any]
     ) -> tuple[nn.Module, list[Optimizer], list[Any]]:
@@ -361,10 +366,12 @@ class Float16Weights(Float16Autocast):
         return model, optimizers, lr_schedulers
 
     @contextmanager
+    @override
     def forward_context(self) -> Generator[None, None, None]:
         """Compute in the dtypes of weights and inputs, without autocast."""
         yield
 
+    @override
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
@@ -380,6 +387,7 @@ class Float16Weights(Float16Autocast):
         weights.copy_to_module()
         return result
 
+    @override
     def teardown(self) -> None:
         """Leave a float32 model behind."""
         if self._weights is not None:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanMetric
+from typing_extensions import override
 
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.models.checkpoints import META_KEY
@@ -63,13 +64,14 @@ class SegmentationTask(LightningModule):
             normalized = normalized.contiguous(memory_format=torch.channels_last)
         return self.net(normalized)
 
+    @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Compute the loss of one batch."""
         losses = self.criterion(self(batch["image"]), batch["mask"])
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch["image"]))
         return losses
 
+    @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Count one batch; returns (N, H, W) predicted train ids, for pictures."""
         logits = self._segment(batch["image"])
@@ -101,8 +103,8 @@ class SegmentationTask(LightningModule):
         logits = self(larger.round().clamp(0, 255).to(torch.uint8))
         return functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
+    @override
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the whole data set."""
         scores = self.metrics.compute()
         self.confusion = scores["confusion"].cpu()
         values = {
@@ -119,15 +121,17 @@ class SegmentationTask(LightningModule):
         for metric in (self.metrics, self.running_mean, self.val_loss):
             metric.reset()
 
+    @override
     def on_validation_model_zero_grad(self) -> None:
         """Free the gradients during validation, unless the optimizer holds on to them."""
         if not any(getattr(optimizer, "is_fused_optimizer", False) for optimizer in self.trainer.optimizers):
             super().on_validation_model_zero_grad()
 
+    @override
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and its schedule."""
         return self._configure(self)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it is, so that it can be used without anything else."""
         checkpoint[META_KEY] = self.meta

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from icnet.errors import UserError
-from icnet.run.folder import archive_finished, finished_results, refuse_training
+from icnet.run.folder import archive_finished, finished_results, refuse_evaluation, refuse_training
 from icnet.run.paths import RunPaths
 from icnet.run.results import EvaluationRecord, TrainingRecord, write_results
 
@@ -76,3 +76,11 @@ def test_run_that_was_stopped_is_not_archived(small_config, finished):
     write_results(finished.results, TrainingRecord(status="stopped"))
     archive_finished(replace(small_config, resume="here"))
     assert finished.results.exists()
+
+
+def test_training_does_not_overwrite_an_evaluation(small_config, tmp_path):
+    config = replace(small_config, output_dir=str(tmp_path))
+    refuse_evaluation(config)  # nothing there
+    write_results(tmp_path / "results.json", EvaluationRecord(miou=0.5))
+    with pytest.raises(UserError, match="holds an evaluation, whose results.json would be lost; choose another"):
+        refuse_evaluation(config)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from typing_extensions import override
 
 from icnet.run import files
 from icnet.run.paths import RunPaths
@@ -44,18 +45,20 @@ class AscendLogs(Callback):
         self._last: Tensor | None = None
 
     @property
+    @override
     def state_key(self) -> str:
         """The name that checkpoints of version 0.1 know it by."""
         return "ResultFiles"
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Keep the losses in the checkpoint."""
         return {"losses": [loss.item() for loss in self._losses]}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a resumed run's losses."""
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -64,8 +67,8 @@ class AscendLogs(Callback):
         if trainer.global_step % self.every_n_steps == 0:
             self._losses.append(self._last)
 
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the files."""
         if not trainer.is_global_zero:
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
+from typing_extensions import override
 
 
 class SharedBatchNormStatistics(Callback):
@@ -12,10 +13,11 @@ class SharedBatchNormStatistics(Callback):
     SyncBN they agree anyway.
     """
 
+    @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Share before they are used."""
         self._share(trainer, pl_module)
 
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Share before they are saved, so that a resumed run continues as the others would have."""
         self._share(trainer, pl_module)

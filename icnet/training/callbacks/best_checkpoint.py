@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
 
 from icnet.run.files import atomic_file
 from icnet.run.paths import BEST, RunPaths
@@ -16,6 +17,7 @@ class BestCheckpoint(ModelCheckpoint):
     ``copy_best_checkpoint`` has to copy the file first.
     """
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore, with the paths of this run's folder."""
         here = str(Path(self.dirpath or "") / BEST)

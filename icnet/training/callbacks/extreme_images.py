@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, distributed
+from typing_extensions import override
 
 from icnet.data.drawing import comparison, save
 from icnet.data.labels import ClassTable
@@ -48,10 +49,11 @@ class ExtremeImages(Callback):
         self._scored: list[_Scored] = []  # in order; the images of this process that may be among the extremes
         self._arrays: dict[int, list[np.ndarray]] = {}  # image, label and prediction of each, by index
 
+    @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Begin anew."""
         self._scored, self._arrays = [], {}
 
+    @override
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: Any, outputs: Tensor, batch: dict[str, Any], batch_idx: int,
         dataloader_idx: int = 0,
@@ -75,6 +77,7 @@ class ExtremeImages(Callback):
         # Copies, which do not hold on to the batch that they were a part of.
         self._arrays[scored.index] = [array.cpu().numpy().copy() for array in arrays]
 
+    @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Find the extremes of all processes; each draws its own."""
         scored = self._scored

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from icnet.training.precision import Float16Autocast
 
@@ -20,8 +21,8 @@ class LossScaleMonitor(Callback):
         self._seen = 0  # skipped steps
         self._warned = 0
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what begins."""
         self._plugin = plugin = trainer.precision_plugin
         self._seen = self._plugin.skipped_steps
         if isinstance(plugin, Float16Autocast):
@@ -32,10 +33,10 @@ class LossScaleMonitor(Callback):
         else:
             log.info("precision %s, no loss scale", self._plugin.opt_level)
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log now and then; warn of a skipped step."""
         plugin = self._plugin
         if not isinstance(plugin, Float16Autocast):
             return

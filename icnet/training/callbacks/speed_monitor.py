@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +46,21 @@ class SpeedMonitor(Callback):
         """Steps after the warm-up; without one ``images_per_s`` is that of the last step, whatever happened in it."""
         return len(self._steps)
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of a run that goes on in the middle of an epoch."""
         self._since = time.perf_counter()
 
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; what lies between epochs (validation, checkpoints) does not count."""
         self._since = time.perf_counter()
 
+    @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note when the batch was there."""
         self._loaded = time.perf_counter()
 
+    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -65,7 +69,6 @@ class SpeedMonitor(Callback):
         batch: dict[str, Any],
         batch_idx: int,
     ) -> None:
-        """Count one step."""
         if self.exact and pl_module.device.type != "cpu":
             torch.accelerator.synchronize()
         now = time.perf_counter()
@@ -81,6 +84,7 @@ class SpeedMonitor(Callback):
         self._since = now
         pl_module.log("perf/images_per_s", self.images_per_s, prog_bar=True, batch_size=images)
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the devices had to wait for data, or if nothing was timed."""
         if self._seen and not self.timed_steps:

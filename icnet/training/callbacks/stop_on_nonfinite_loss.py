@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from typing_extensions import override
 
 from icnet.errors import UserError
 
@@ -30,11 +31,12 @@ class StopOnNonFiniteLoss(Callback):
         self._help = HELP
         self._pending: list[tuple[int, int, float, Tensor]] = []
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know what may be wrong."""
         if getattr(trainer.precision_plugin, "fixed", None) is not None:
             self._help = f"try amp.loss_scale=dynamic, or {HELP.removeprefix('try ')}"
 
+    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -49,14 +51,17 @@ class StopOnNonFiniteLoss(Callback):
         if len(self._pending) >= self.every_n_steps:
             self._look()
 
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look before the epoch's checkpoint is saved."""
         self._look()
 
+    @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look before the best checkpoint is chosen."""
         self._look()
 
+    @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look before any other checkpoint, and at the weights: the last step may have spoiled them after its loss."""
         self._look()

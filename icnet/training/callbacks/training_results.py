@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from typing_extensions import override
 
 from icnet.run.environment import device_name, environment
 from icnet.run.paths import RunPaths
@@ -44,31 +45,31 @@ class TrainingResults(Callback):
         """The validation with the highest mIoU, the first of equals."""
         return max(self.history, key=_rank, default=None)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Keep the history in the checkpoint."""
         return {
             "history": [asdict(entry) for entry in self.history], "confusion": self.confusion,
             "seconds": self.seconds, "latest": self._latest, "performance": asdict(self._performance),
         }  # fmt: skip
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a resumed run's history."""
         self.history = [record(Validation, entry) for entry in state_dict["history"]]
         self.confusion = state_dict.get("confusion")  # not in older checkpoints
         self._performance = record(Performance, state_dict.get("performance", {}))
         self._trained = state_dict["seconds"]
         self._latest = dict(state_dict["latest"])
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
-        """Say in the log what begins."""
         log.info(
             "training %s on %s: epochs %d to %d of %s batches each, on %d x %s",
             self.about.model, self.about.data, trainer.current_epoch + 1, trainer.max_epochs,
             trainer.num_training_batches, trainer.world_size, device_name(trainer.strategy.root_device),
         )  # fmt: skip
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
-        """Record the scores."""
         if trainer.sanity_checking or pl_module.confusion is None:
             return
         self._record(trainer)
@@ -93,20 +94,23 @@ class TrainingResults(Callback):
         )  # fmt: skip
         self._write(trainer, "running")
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss, on its device, for the day somebody asks."""
         self._loss = outputs["loss"].detach()
 
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the loss and the speed, before the epoch's checkpoint is saved."""
         self._record(trainer)
 
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
-        """Write the final file."""
         self._write(trainer, "done")
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: SegmentationTask, exception: BaseException) -> None:  # type: ignore[override]
         """Say in the file that the run did not finish."""
         self._write(trainer, "stopped")

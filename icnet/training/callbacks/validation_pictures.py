@@ -7,6 +7,7 @@ import cv2
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from typing_extensions import override
 
 from icnet.data.drawing import comparison
 from icnet.data.labels import ClassTable
@@ -29,10 +30,11 @@ class ValidationPictures(Callback):
         self.classes = classes
         self._drawn = 0
 
+    @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
-        """Begin anew."""
         self._drawn = 0
 
+    @override
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: SegmentationTask, outputs: Tensor, batch: dict[str, Any], batch_idx: int,
         dataloader_idx: int = 0,
