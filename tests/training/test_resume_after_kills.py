@@ -1,6 +1,6 @@
 """Whatever a run goes through, it ends like an undisturbed one: same weights, same optimizer, same scores.
 
-Twelve stories are drawn by a seed. ``RESUME_STORIES=200 pytest tests/training/test_resume_after_kills.py`` draws more,
+Six stories are drawn by a seed. ``RESUME_STORIES=200 pytest tests/training/test_resume_after_kills.py`` draws more,
 ``RESUME_SEED`` others.
 """
 
@@ -17,9 +17,9 @@ import torch
 from icnet.training.position import Position, read_position, write_position
 from tests.training import lives
 
-STORIES = int(os.environ.get("RESUME_STORIES", "12"))
+STORIES = int(os.environ.get("RESUME_STORIES", "6"))
 SEED = int(os.environ.get("RESUME_SEED", "1"))
-EPOCHS, SCENES = 4, 6
+EPOCHS, SCENES = 3, 6
 COMMON = (
     "data=street", f"data.street.train={SCENES}", "data.street.val=2", "data.street.height=64", "data.street.width=64",
     "data.crop_size=[64,64]", "data.scale_range=[64,96]", "data.workers=0", "model=icnet_resnet18", "trainer=cpu_1p",
@@ -121,7 +121,7 @@ def test_run_with_kills_ends_like_an_undisturbed_one(start, undisturbed, tmp_pat
     overrides, rng = draw(number)
     whole, hooks = undisturbed(overrides)
     folder, story = tmp_path / "run", []
-    for _ in range(rng.randint(1, 5)):
+    for _ in range(rng.randint(1, 4)):
         at, killed_by = rng.randint(1, hooks), rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         code = start((*overrides, "resume=here"), folder, at, killed_by)
         story.append((at, killed_by.name, code))
