@@ -246,7 +246,10 @@ class SegmentationDataModule(pl.LightningDataModule):
         return self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
 
     def _position(self) -> tuple[int, int]:
-        """Return the epoch to train and how many of its batches are done, from Lightning's counters."""
+        """Return the epoch to train and how many of its batches are done, from Lightning's counters.
+
+        They are exact on a resume too, where the run has ``LastCheckpoint`` among its callbacks, as every run has.
+        """
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop

@@ -15,6 +15,7 @@ from icnet.data.datamodule import EpochSampler, SegmentationDataModule, collate
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
+from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 
 MakeDataset = Callable[..., SegmentationDataset]
 
@@ -209,11 +210,10 @@ def _fit(
         devices=1,
         use_distributed_sampler=False,
         default_root_dir=folder,
-        callbacks=callbacks,
+        callbacks=[*(callbacks or []), LastCheckpoint(folder / "last.ckpt")],  # as every run has
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=bool(callbacks),
         num_sanity_val_steps=0,
         **limits,
     )
