@@ -78,7 +78,6 @@ TRAINING = [
     ("trainer.rdzv_endpoint=here", "trainer.rdzv_endpoint=here is no endpoint", "HOST:PORT"),
     ("trainer.rdzv_endpoint=localhost:99999", "trainer.rdzv_endpoint=localhost:99999 is no endpoint"),
     ("trainer.rdzv_endpoint=:29500", "trainer.rdzv_endpoint=:29500 is no endpoint"),
-    ("amp.loss_scale=128", "amp.loss_scale=128 means nothing at O0", "choose amp=o1 or amp=o2"),
     ("callbacks.ema_decay=1", "callbacks.ema_decay=1.0", "from 0 to below 1"),
     ("seed=-1", "seed=-1", "from 0 to 4294967295"),
     ("seed=99999999999", "seed=99999999999", "from 0 to 4294967295"),
