@@ -266,4 +266,7 @@ def _resumed_after_restart(config: Config) -> Config:
     if not restarts or not isinstance(config, TrainConfig):
         return config
     last = RunPaths(Path(config.output_dir)).last
-    return replace(config, resume=str(last)) if last.exists() else config  # type: ignore[call-arg]
+    if not last.exists():
+        return config
+    log.info("going on from %s", last)
+    return replace(config, resume=str(last))  # type: ignore[call-arg]
