@@ -19,7 +19,7 @@ def main(config: TrainConfig) -> float | None:
         return done.best_miou
     archive_finished(config)
     factory.prepare_data(config.data)
-    config = factory.resolve_resume(config)
+    config = factory.resolve_resume(processes.resumed_after_restart(config))
     return processes.run(fit, config, factory.process_count(config.trainer))
 
 

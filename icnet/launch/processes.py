@@ -90,7 +90,7 @@ def run(function: Callable[[Config], float | None], config: Config, processes: i
     """
     trainer = config.trainer
     if rank.from_environment():
-        return function(_resumed_after_restart(config))
+        return function(config)
     if processes == 1 and trainer.num_nodes == 1 and not trainer.max_restarts:
         return function(config)
     about = HydraConfig.get()
@@ -249,7 +249,7 @@ def _process(local_rank: int, job: _Job, environments: list[dict[str, str]]) -> 
         faulthandler.enable(stream)
         try:
             log.info("rank %d of %d is process %d", own.rank, own.world_size, os.getpid())
-            result = _load(job.file, job.function)(_resumed_after_restart(job.config))
+            result = _load(job.file, job.function)(resumed_after_restart(job.config))
             job.write_note(local_rank, {"result": result})
         except Exception as error:
             write_error(error, stream)
@@ -260,8 +260,8 @@ def _process(local_rank: int, job: _Job, environments: list[dict[str, str]]) -> 
             faulthandler.disable()
 
 
-def _resumed_after_restart(config: Config) -> Config:
-    """Return the configuration that goes on from the run's own last checkpoint if the group was started again."""
+def resumed_after_restart(config: Config) -> Config:
+    """Return the configuration that goes on from the run's own last checkpoint if its group was started again."""
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if not restarts or not isinstance(config, TrainConfig):
         return config
