@@ -1,6 +1,6 @@
 # make quickstart : see ICNet learn, be evaluated, exported and drawn, from nothing but Python
-# make check      : lint, types and the fast tests, in three minutes on two cores; before each commit
-# make test       : lint, types and all tests, in a quarter of an hour
+# make check      : lint, types and the fast tests; before each commit
+# make test       : lint, types and all tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
