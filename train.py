@@ -12,7 +12,7 @@ def main(config: TrainConfig) -> float | None:
     from icnet.run.folder import archive_finished, finished_results, refuse_evaluation
 
     refuse_evaluation(config)
-    config = factory.resolve_network(factory.resolve(config))
+    config = factory.resolve_task(factory.resolve(config))
     done = finished_results(config)
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")

@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks import common
+from benchmarks.reference import import_reference
 from icnet import factory
 from icnet.config import DataConfig
 from icnet.data import street
@@ -66,7 +67,7 @@ def measure(root: Path, title: str, samples: int, repeats: int, reference: Path 
 
     contenders: dict[str, Callable[[int], None]] = {"icnet": load, "icnet, normalised": load_normalized}
     if reference:
-        (dataset,) = common.import_reference(reference, "dataset:CityscapesDataset")
+        (dataset,) = import_reference(reference, "dataset:CityscapesDataset")
         random.seed(0)  # the reference draws from the global generator
         with contextlib.redirect_stdout(io.StringIO()):
             theirs = dataset(root=str(root), split="train", base_size=1024, crop_size=960)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from benchmarks.reference import import_reference
 from icnet import factory
 from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
@@ -35,7 +36,7 @@ def main() -> None:
     net = factory.network(ModelConfig(backbone=args.backbone), len(CITYSCAPES_CLASSES), channels_last=False)
     reference_net = None
     if args.reference:
-        (reference,) = common.import_reference(args.reference, "models.icnet:ICNet")
+        (reference,) = import_reference(args.reference, "models.icnet:ICNet")
         torch.manual_seed(0)
         reference_net = reference(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).eval().to(device)
         net.load_state_dict(from_reference(reference_net.state_dict()))

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from benchmarks.memory import PeakMemory
+from benchmarks.reference import import_reference
 from icnet import factory
 from icnet.config import DataConfig, ModelConfig, TrainConfig
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
@@ -40,7 +42,7 @@ def main() -> None:
     groups: dict[str, list[dict[str, object]]] = {"icnet": parameters(task)}
 
     if args.reference:
-        network, criterion = common.import_reference(args.reference, "models.icnet:ICNet", "utils.loss:ICNetLoss")
+        network, criterion = import_reference(args.reference, "models.icnet:ICNet", "utils.loss:ICNetLoss")
         torch.manual_seed(0)
         reference_net = network(len(CITYSCAPES_CLASSES), args.backbone, pretrained_base=False).to(device).train()
         task.net.load_state_dict(from_reference(reference_net.state_dict()))
@@ -49,7 +51,7 @@ def main() -> None:
         losses = {common.REFERENCE: lambda: criterion()(reference_net(normalized), target), **losses}
         groups[common.REFERENCE] = [{"params": list(reference_net.parameters())}]
 
-    memory = common.PeakMemory(device)
+    memory = PeakMemory(device)
     first: dict[str, str] = {}
 
     def timed(name: str) -> Callable[..., None]:

@@ -29,7 +29,7 @@ if find_spec("torch_npu") is not None:
 # stops both (benchmarks/README.md, contention). GOMP_SPINCOUNT is for GNU's OpenMP, which torch brings along on Linux;
 # KMP_BLOCKTIME, in milliseconds, for LLVM's and Intel's. They are read when torch is loaded: import icnet before it.
 if os.environ.keys().isdisjoint({"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"}):
-    os.environ.update(GOMP_SPINCOUNT="10000", KMP_BLOCKTIME="1")
+    os.environ.update(GOMP_SPINCOUNT="15000", KMP_BLOCKTIME="1")
 
 
 def __getattr__(name: str) -> Any:  # so that 'import icnet' need not wait for torch

@@ -30,7 +30,9 @@ from icnet.config import (
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
 from icnet.factory.evaluation import evaluation_data
-from icnet.factory.task import OPTIMIZERS, SCHEDULES, changes, description
+from icnet.factory.network import description
+from icnet.factory.resuming import changes
+from icnet.factory.task import OPTIMIZERS, SCHEDULES
 from icnet.factory.trainer import LOGGERS, SUMMARY_DEPTH, ModelTable, callbacks, loggers
 from icnet.models import NETWORKS, Option
 from icnet.models.checkpoints import read_checkpoint
@@ -97,7 +99,7 @@ def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
         model = ModelConfig(name=name)
         assert description(model, 19).options == options
         config = TrainConfig(data=DataConfig(name="street"), model=model, output_dir="outputs/test")
-        assert factory.resolve_network(factory.resolve(config)).model.backbone == options.get("backbone")
+        assert factory.resolve_task(factory.resolve(config)).model.backbone == options.get("backbone")
     composed = train_config("model.name=plain").model
     assert composed.backbone == COMPOSED_BACKBONE
     assert description(composed, 19).options == {}

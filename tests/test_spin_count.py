@@ -20,7 +20,7 @@ PRINT = f"import icnet, os; print([os.environ.get(key) for key in {VARIABLES}])"
 
 
 def test_importing_icnet_sets_it_for_both_kinds_of_openmp():
-    assert run(PRINT).stdout == "['10000', '1', None]\n"
+    assert run(PRINT).stdout == "['15000', '1', None]\n"
 
 
 @pytest.mark.parametrize("key", VARIABLES)
@@ -34,4 +34,4 @@ def test_torch_reads_it_when_icnet_is_imported_first():
     done = run(program, OMP_DISPLAY_ENV="verbose")
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this torch does not use GNU's OpenMP")
-    assert "GOMP_SPINCOUNT = '10000'" in done.stderr
+    assert "GOMP_SPINCOUNT = '15000'" in done.stderr

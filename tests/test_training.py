@@ -323,17 +323,27 @@ def test_every_opt_level_trains_the_shortened_quickstart_as_float32_does(script,
         "trainer.val_every_n_epochs=3", "trainer.progress_bar=false", "trainer.log_every_n_steps=1",
         "callbacks.pictures=0", "logger.tensorboard=false",
     )  # fmt: skip
-    losses = {}
-    for sweep, levels in (("plain", ("amp=o0,bf16",)), ("scaled", ("amp=o1,o2", "amp.loss_scale=128"))):
-        done = script("train", "-m", *shortened, *levels, f"hydra.sweep.dir={tmp_path / sweep}")
-        assert done.status == 0, done.err
-        for run in (tmp_path / sweep / "0", tmp_path / sweep / "1"):
-            level = json.loads((run / "results.json").read_text())["opt_level"]
-            rows = csv.DictReader((run / "csv" / "metrics.csv").open())
-            losses[level] = [float(row["train/loss"]) for row in rows if row["train/loss"]]
-    assert losses.keys() == {"O0", "O1", "O2", "bf16"}
-    for level, found in losses.items():
+
+    def losses(kind: str, *words: str) -> dict[str, list[float]]:
+        found = {}
+        for sweep, levels in (("plain", ("amp=o0,bf16",)), ("scaled", ("amp=o1,o2", "amp.loss_scale=128"))):
+            folder = tmp_path / f"{kind}_{sweep}"
+            done = script("train", "-m", *shortened, *levels, *words, f"hydra.sweep.dir={folder}")
+            assert done.status == 0, done.err
+            for run in (folder / "0", folder / "1"):
+                level = json.loads((run / "results.json").read_text())["opt_level"]
+                rows = csv.DictReader((run / "csv" / "metrics.csv").open())
+                found[level] = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+        assert found.keys() == {"O0", "O1", "O2", "bf16"}
+        return found
+
+    anew = losses("anew")
+    # Two trainings drift apart, on each CPU in its own way: a later step is compared from the weights of float32.
+    float32 = tmp_path / "anew_plain" / "0" / "checkpoints" / "last.ckpt"
+    later = losses("later", f"resume={float32}", "trainer.max_steps=7", "trainer.max_epochs=4", "scheduler=constant")
+    for level, found in anew.items():
         assert found[-1] < 0.75 * found[0], level
-        assert level == "O0" or found != losses["O0"]
-        assert found[0] == pytest.approx(losses["O0"][0], rel=0.005), level  # of the same weights
-        assert found == pytest.approx(losses["O0"], rel=0.1), level  # they drift apart, on each CPU in its own way
+        for each in (found, later[level]):
+            plain = (anew if each is found else later)["O0"]
+            assert each[0] == pytest.approx(plain[0], rel=0.005), level
+            assert level == "O0" or each != plain

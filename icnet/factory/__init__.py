@@ -9,7 +9,9 @@ from icnet.factory.evaluation import (
     open_evaluated,
     resolve_evaluation,
 )
-from icnet.factory.task import network, resolve_network, resolve_resume, task
+from icnet.factory.network import network
+from icnet.factory.resuming import resolve_resume
+from icnet.factory.task import resolve_task, task
 from icnet.factory.trainer import lightning_trainer
 from icnet.training.callbacks.best_checkpoint import copy_best_checkpoint
 
@@ -28,7 +30,7 @@ __all__ = [
     "process_count",
     "resolve",
     "resolve_evaluation",
-    "resolve_network",
     "resolve_resume",
+    "resolve_task",
     "task",
 ]

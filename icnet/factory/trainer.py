@@ -30,7 +30,7 @@ from icnet.data.labels import ClassTable
 from icnet.errors import UserError
 from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
-from icnet.factory.task import model_title
+from icnet.factory.network import model_title
 from icnet.run.paths import MLRUNS, TENSORBOARD, RunPaths
 from icnet.run.results import TrainingRecord
 from icnet.training.callbacks.ascend_logs import AscendLogs

@@ -178,6 +178,12 @@ def split_extreme(picture: Path) -> tuple[str, int, str] | None:
     return (found[1], int(found[2]), found[3]) if found else None
 
 
+def find_extremes(extremes: Path) -> list[tuple[str, Path]]:
+    """Return rank, such as ``best_1``, and path of each picture of a best or worst image that is there."""
+    found = ((split_extreme(path), path) for path in extremes.glob("*.jpg"))
+    return [(f"{parts[0]}_{parts[1]}", path) for parts, path in found if parts]
+
+
 def failures_below(folder: Path) -> Iterator[Path]:
     """Yield the files in which jobs of a multirun folder say why they failed."""
     return folder.glob(f"*/{_FAILURE}")

@@ -9,29 +9,22 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, distributed, nn
-from torch.amp import GradScaler
+from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from icnet.errors import UserError
+from icnet.training.loss_scale import loss_scaler
+from icnet.training.master_weights import MasterWeights
 
 log = logging.getLogger(__name__)
 
 STATE_KEY = "amp"  # in checkpoints; one for all levels, so that a run can go on at another
-FIRST_SCALE = 2.0**16
-LARGEST_SCALE = 2.0**24  # apex's bound; torch's scalers have none
 GROWTH_INTERVAL = 2000  # good steps in a row after which a dynamic scale doubles
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def precision_plugin(opt_level: str, loss_scale: float | str, device_type: str) -> Precision:
@@ -108,71 +101,6 @@ class Bfloat16Autocast(MixedPrecision):
         super().__init__("bf16-mixed", device_type)
 
 
-class FixedScale(GradScaler):
-    """A loss scale that stays: no step is skipped, whatever its gradients are, apex's meaning of a static scale.
-
-    Args:
-        device_type: ``cpu`` or ``cuda``.
-        value: The scale.
-    """
-
-    def __init__(self, device_type: str, value: float) -> None:
-        super().__init__(device_type, init_scale=value)
-        self.value = value
-
-    @override
-    def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        return optimizer.step(*args, **kwargs)
-
-    @override
-    def update(self, new_scale: float | Tensor | None = None) -> None:
-        super().update(self.value)
-
-
-class DynamicScale(GradScaler):
-    """Torch's scaler with apex's upper bound; counts the steps that it skips."""
-
-    skipped_steps = 0
-    one: Tensor | None = None  # on the loss's device
-
-    @override
-    def scale(self, outputs: Any) -> Any:
-        if self.one is None:
-            self.one = torch.ones((), device=outputs.device)
-        return super().scale(outputs)
-
-    @override
-    def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        done: list[bool] = []
-        hook = optimizer.register_step_post_hook(lambda *_: done.append(True))
-        try:
-            result = super().step(optimizer, *args, **kwargs)
-        finally:
-            hook.remove()
-        self.skipped_steps += not done
-        return result
-
-    @override
-    def update(self, new_scale: float | Tensor | None = None) -> None:
-        super().update(new_scale)
-        super().update(self.scale(self.one).clamp(max=LARGEST_SCALE))  # without a wait for the device
-
-
-def _scaler(device_type: str, fixed: float | None, growth_interval: int) -> Any:
-    first = FIRST_SCALE if fixed is None else fixed
-    if device_type == "npu":
-        # Ascend chips that saturate instead of overflowing raise a flag, which only torch_npu's scaler reads.
-        from torch_npu.npu.amp import GradScaler as NpuGradScaler
-
-        if fixed is not None:
-            return NpuGradScaler(init_scale=first, dynamic=False)
-        bounded = type("NpuDynamicScale", (DynamicScale, NpuGradScaler), {})
-        return bounded(init_scale=first, growth_interval=growth_interval)
-    if fixed is not None:
-        return FixedScale(device_type, first)
-    return DynamicScale(device_type, init_scale=first, growth_interval=growth_interval)
-
-
 class Float16Autocast(MixedPrecision):
     """O1: float32 weights, autocast to float16, scaled loss.
 
@@ -189,7 +117,7 @@ class Float16Autocast(MixedPrecision):
     def __init__(self, device_type: str, loss_scale: float | str, growth_interval: int = GROWTH_INTERVAL) -> None:
         self.fixed = None if loss_scale == "dynamic" else float(loss_scale)
         self._skipped_before = 0  # in the earlier parts of a resumed run
-        super().__init__("16-mixed", device_type, _scaler(device_type, self.fixed, growth_interval))
+        super().__init__("16-mixed", device_type, loss_scaler(device_type, self.fixed, growth_interval))
 
     @property
     def loss_scale(self) -> float:
@@ -231,104 +159,6 @@ class Float16Autocast(MixedPrecision):
                 "dynamic, at " if saved["dynamic"] else "", saved["loss_scale"],
                 "dynamic, from " if self.fixed is None else "", self.loss_scale,
             )  # fmt: skip
-
-
-Masters = dict[nn.Parameter, nn.Parameter]  # of the float16 parameters
-
-
-class MasterWeights:
-    """The float32 originals of a module's float16 parameters.
-
-    All parameters of the module's children but BatchNorm's are rounded to float16 in place; buffers stay. Each child
-    with such parameters then takes floating-point tensors as float16 and returns them as float32. State dicts hold the
-    masters, and what is loaded goes into both.
-
-    Args:
-        module: The module. Parameters that are its own and not its children's stay float32.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.masters: Masters = {}
-        self._hooks: list[Any] = []
-        for child in module.children():
-            owners = [owner for owner in child.modules() if not isinstance(owner, BATCH_NORMS) and _own(owner)]
-            for owner in owners:
-                for param in _own(owner).values():
-                    if param not in self.masters:
-                        self.masters[param] = nn.Parameter(param.detach().float(), param.requires_grad)
-                        param.data = param.detach().half()
-                self._hooks.append(owner.register_state_dict_post_hook(partial(_save, self.masters)))
-                self._hooks.append(owner.register_load_state_dict_pre_hook(partial(_load, self.masters)))
-            if owners:
-                self._hooks.append(child.register_forward_pre_hook(_to_float16, with_kwargs=True))
-                self._hooks.append(child.register_forward_hook(_to_float32))
-
-    def synchronize(self) -> None:
-        """Move the masters to the parameters' device; in a group of processes take over those of the first."""
-        for param, master in self.masters.items():
-            master.data = master.data.to(param.device)
-        if self.masters and distributed.is_available() and distributed.is_initialized():
-            values = [master.data for master in self.masters.values()]
-            flat = torch.cat([value.flatten() for value in values])
-            distributed.broadcast(flat, src=0)
-            for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
-                value.copy_(part.view_as(value))
-
-    def take_gradients(self) -> None:
-        """Move the float16 gradients to the masters, as float32."""
-        for param, master in self.masters.items():
-            if param.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = param.grad.float()
-            else:  # zeros that a fused optimizer keeps, in a buffer that it steps on
-                master.grad.copy_(param.grad)
-            param.grad = None
-
-    @torch.no_grad()
-    def copy_to_module(self) -> None:
-        """Round the masters into the module."""
-        for param, master in self.masters.items():
-            param.copy_(master)
-
-    def restore(self) -> None:
-        """Make the module what it was: float32, without hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        for param, master in self.masters.items():
-            param.grad = None
-            param.data = master.data = master.data.to(param.device)
-
-
-def _save(masters: Masters, owner: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for name, param in _own(owner).items():
-        state_dict[prefix + name] = masters[param].detach()
-
-
-@torch.no_grad()
-def _load(masters: Masters, owner: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    for name, param in _own(owner).items():
-        value = state_dict.get(prefix + name)
-        if value is not None and value.shape == param.shape:  # torch itself complains about others
-            masters[param].copy_(value)
-
-
-def _own(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the floating-point parameters that are directly in the module."""
-    params = module.named_parameters(recurse=False, remove_duplicate=False)
-    return {name: param for name, param in params if param.is_floating_point()}
-
-
-def _cast(data: Any, dtype: torch.dtype) -> Any:
-    return apply_to_collection(data, Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-
-
-def _to_float16(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return _cast((args, kwargs), torch.float16)
-
-
-def _to_float32(module: nn.Module, args: Any, output: Any) -> Any:
-    return _cast(output, torch.float32)
 
 
 class Float16Weights(Float16Autocast):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, contention
+from benchmarks import contention, reference
 from icnet.data import street
 
 TINY = ("--height", "64", "--width", "64", "--backbone", "resnet18")
@@ -173,4 +173,4 @@ def test_busy_process_ends_with_the_measurement():
 
 def test_folder_that_is_no_clone_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match="holds no models/icnet.py"):
-        common.import_reference(tmp_path, "models.icnet:ICNet")
+        reference.import_reference(tmp_path, "models.icnet:ICNet")

@@ -201,8 +201,14 @@ def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
         (("+loss.weights.rough=1",), ("loss.weights.rough=1.0 is for no output of Toy", "it has fine, coarse")),
         (("+loss.weights.fine=-1",), ("loss.weights.fine=-1.0", "from 0")),
         (("+loss.weights.fine=0", "+loss.weights.coarse=0"), ("weights of fine, coarse are all 0",)),
-        (("data.crop_size=[8,32]",), ("data.crop_size=8 is out of range", "from 16")),
-        (("data.crop_size=[32,36]",), ("data.crop_size=36 does not suit toy", "multiples of 8, such as 40")),
+        (
+            ("data.crop_size=[8,32]",),
+            ("data.crop_size=8 is too small for toy", "at least 16 pixels, a multiple of 8"),
+        ),
+        (
+            ("data.crop_size=[32,36]",),
+            ("data.crop_size=36 does not suit toy", "a multiple of 8, such as 40"),
+        ),
         (("model.name=unet",), ("model.name=unet is unknown", "icnet, toy")),
     ],
 )

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 from torch.nn import functional as F
 
-from icnet.models import SegmentationNetwork
+from icnet.models import NETWORKS, SegmentationNetwork
 
 ROOT = Path(__file__).parents[2]
 HOOKS = (
@@ -22,20 +22,20 @@ HOOKS = (
 
 
 class Small(SegmentationNetwork):
-    """Three outputs by the names of ICNet's, one convolution each, and BatchNorm; a step takes milliseconds."""
+    """Two outputs, one convolution each, and BatchNorm; a step takes milliseconds."""
 
-    loss_weights = {"sub124": 1.0, "sub24": 0.4, "sub4": 0.4}
+    loss_weights = {"fine": 1.0, "coarse": 0.4}
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Conv2d(8, num_classes, 1) for name in ("sub124", "sub24", "sub4")})
+        self.heads = nn.ModuleDict({name: nn.Conv2d(8, num_classes, 1) for name in self.loss_weights})
 
     def forward(self, image):
         features = self.stem(image)
         if self.training:
             return {name: head(features) for name, head in self.heads.items()}
-        return F.interpolate(self.heads["sub124"](features), image.shape[2:], mode="bilinear", align_corners=True)
+        return F.interpolate(self.heads["fine"](features), image.shape[2:], mode="bilinear", align_corners=True)
 
     def backbone_parameters(self):
         return list(self.stem.parameters())
@@ -77,7 +77,6 @@ def live(overrides: tuple[str, ...], folder: str, at: int | None, number: int) -
     log = open(Path(folder).with_suffix(".log"), "a")  # noqa: SIM115
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    import icnet.factory.task
     import icnet.factory.trainer
 
     count = [0]
@@ -85,7 +84,7 @@ def live(overrides: tuple[str, ...], folder: str, at: int | None, number: int) -
     icnet.factory.trainer.callbacks = lambda *args: [
         Killer(count, at, number), *build(*args), LastKiller(count, at, number)
     ]  # fmt: skip
-    icnet.factory.task.network = lambda model, num_classes, **kwargs: Small(num_classes)
+    NETWORKS["small"] = Small
     sys.path.insert(0, str(ROOT))
     import train
 

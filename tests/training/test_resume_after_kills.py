@@ -22,7 +22,7 @@ SEED = int(os.environ.get("RESUME_SEED", "1"))
 EPOCHS, SCENES = 3, 6
 COMMON = (
     "data=street", f"data.street.train={SCENES}", "data.street.val=2", "data.street.height=64", "data.street.width=64",
-    "data.crop_size=[64,64]", "data.scale_range=[64,96]", "data.workers=0", "model=icnet_resnet18", "trainer=cpu_1p",
+    "data.crop_size=[64,64]", "data.scale_range=[64,96]", "data.workers=0", "model.name=small", "trainer=cpu_1p",
     "trainer.progress_bar=false", f"trainer.max_epochs={EPOCHS}", "trainer.log_every_n_steps=1", "optim.lr=0.01",
     "callbacks.pictures=0", "callbacks.extremes=0", "logger=csv",
 )  # fmt: skip

@@ -15,7 +15,7 @@ from typing_extensions import override
 from icnet.data.drawing import comparison, save
 from icnet.data.labels import ClassTable
 from icnet.run import files
-from icnet.run.paths import extreme_picture, extremes_scores
+from icnet.run.paths import extreme_picture, extremes_scores, find_extremes
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +99,12 @@ class ExtremeImages(Callback):
 
     def _write(self, chosen: dict[str, _Scored], is_global_zero: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if is_global_zero:
-            for old in self.folder.glob("*.jpg"):
-                if "_".join(old.stem.split("_")[:2]) not in chosen:  # of more images than there are now
-                    old.unlink()
+        mine = {place for place, image in chosen.items() if image.index in self._arrays}
+        for place, old in find_extremes(self.folder):
+            if place in mine or (is_global_zero and place not in chosen):  # of more images than there are now
+                old.unlink()
         for place, image in chosen.items():
-            if image.index in self._arrays:
-                for old in self.folder.glob(f"{place}_*.jpg"):
-                    old.unlink()
+            if place in mine:
                 pixels, target, preds = self._arrays[image.index]
                 save(extreme_picture(self.folder, place, image.name), comparison(pixels, target, preds, self.classes))
         if is_global_zero:

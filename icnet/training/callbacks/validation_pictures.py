@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from typing_extensions import override
 
-from icnet.data.drawing import comparison
+from icnet.data.drawing import comparison, save
 from icnet.data.labels import ClassTable
 from icnet.run.paths import validation_picture
 from icnet.training.segmentation_task import SegmentationTask
@@ -50,7 +49,7 @@ class ValidationPictures(Callback):
             picture = comparison(pixels, target, preds, self.classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             path = validation_picture(self.folder, name, trainer.current_epoch + 1)
-            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            save(path, picture)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(f"val/{name}", picture, trainer.current_epoch + 1, dataformats="HWC")

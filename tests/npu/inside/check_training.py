@@ -101,18 +101,21 @@ def test_checkpoint_of_an_npu_opens_anywhere(train):
 @pytest.mark.parametrize(
     ("name", "overrides"), [("o1", ("amp=o1", "amp.loss_scale=32")), ("o2", ("amp=o2", "amp.loss_scale=128"))]
 )
-def test_opt_level_with_a_fixed_scale_follows_float32(train, name, overrides):
-    level, full = (train(folder, *HALF_STEPS, *extra) for folder, extra in ((name, overrides), ("o0_short", ())))
-    # float16 has 11 bits: 5e-4 per operation, which a network this deep multiplies, and the steps then again.
-    assert losses(level)[0] == pytest.approx(losses(full)[0], rel=0.01)
-    assert losses(level) == pytest.approx(losses(full), rel=0.1)
-    assert losses(level) != losses(full)
-    assert results(level)["opt_level"] == name.upper()
-    assert results(level)["skipped_steps"] == 0
-    assert (
-        f"mixed precision {name.upper()}, loss scale fixed at {overrides[1][15:]}"
-        in (level / "train_0.log").read_text()
-    )
+def test_each_step_of_an_opt_level_follows_the_one_of_float32_from_the_same_weights(train, name, overrides):
+    before: Path | None = None
+    for step in (1, 2, 3):
+        steps = ("trainer=npu_1p", *ONE_STEP, f"trainer.max_steps={step}", *([f"resume={before}"] if before else []))
+        level, full = train(f"{name}_step_{step}", *steps, *overrides), train(f"npu_step_{step}", *steps)
+        # float16 has 11 bits: 5e-4 per operation, which a network this deep multiplies.
+        assert losses(level) == pytest.approx(losses(full), rel=0.02)
+        assert losses(level) != losses(full)
+        if before:
+            assert_same_step(last(level), last(full), before, 0.1)
+        assert results(level)["opt_level"] == name.upper()
+        assert results(level)["skipped_steps"] == 0
+        told = f"mixed precision {name.upper()}, loss scale fixed at {overrides[1][15:]}"
+        assert told in (level / "train_0.log").read_text()
+        before = last(full)
 
 
 @pytest.mark.parametrize("name", ["o1", "o2"])

@@ -1,0 +1,50 @@
+"""From configuration to the loss."""
+
+from icnet.config import LossConfig
+from icnet.data.labels import IGNORE_INDEX
+from icnet.errors import UserError
+from icnet.models.network import SegmentationNetwork
+from icnet.training.losses import CascadeLoss
+
+
+def output_weights(loss: LossConfig, kind: type[SegmentationNetwork]) -> dict[str, float]:
+    """Return the weight of each of a network's outputs: what is given, or else the network's own.
+
+    Raises:
+        UserError: If a weight is given for an output that the network does not have, or all are 0.
+    """
+    given = loss.given_weights()
+    for name in given.keys() - kind.loss_weights.keys():
+        key = f"weights.{name}" if name in loss.weights else f"{name}_weight"
+        raise UserError(
+            f"loss.{key}={given[name]} is for no output of {kind.__name__}; it has {', '.join(kind.loss_weights)}"
+        )
+    weights = {name: given.get(name, weight) for name, weight in kind.loss_weights.items()}
+    if not any(weights.values()):
+        raise UserError(f"the loss weights of {', '.join(weights)} are all 0; give one a number above 0")
+    return weights
+
+
+def criterion(loss: LossConfig, net: SegmentationNetwork) -> CascadeLoss:
+    """Build the loss.
+
+    Args:
+        loss: What is given.
+        net: The network, which has weights of its own for its outputs.
+
+    Raises:
+        UserError: If there are class weights, but not one per class; or see ``output_weights``.
+    """
+    if loss.class_weights is not None and len(loss.class_weights) != net.num_classes:
+        raise UserError(
+            f"loss.class_weights has {len(loss.class_weights)} numbers and the data {net.num_classes} classes; "
+            "give one per class, or null"
+        )
+    return CascadeLoss(
+        output_weights(loss, type(net)),
+        ignore_index=IGNORE_INDEX,
+        resize=loss.resize,
+        class_weights=loss.class_weights,
+        ohem_threshold=loss.ohem_threshold,
+        ohem_min_kept=loss.ohem_min_kept,
+    )

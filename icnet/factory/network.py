@@ -1,0 +1,86 @@
+"""From configuration to the network, with the weights that are asked for."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from icnet.config import COMPOSED_BACKBONE, ModelConfig
+from icnet.errors import UserError
+from icnet.models import build_network, network_class, network_options
+from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
+from icnet.models.network import NetworkDescription, SegmentationNetwork
+from icnet.run import differences
+
+log = logging.getLogger(__name__)
+
+
+def description(model: ModelConfig, num_classes: int) -> NetworkDescription:
+    """Describe the network that is asked for, with all of its options.
+
+    Raises:
+        UserError: If the network or an option is unknown.
+    """
+    given = dict(model.options)
+    has_backbone = "backbone" in network_class(model.name).options
+    # model.name=NAME changes one key of the group's default option; its backbone is nobody's choice then.
+    if model.backbone is not None and (has_backbone or model.backbone != COMPOSED_BACKBONE):
+        given["backbone"] = model.backbone
+    return NetworkDescription(model.name, network_options(model.name, given), num_classes)
+
+
+def model_title(model: ModelConfig) -> str:
+    """Return what reports call the network, such as ``icnet_resnet50``."""
+    return network_class(model.name).title(model.name, description(model, 1).options)
+
+
+def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True) -> SegmentationNetwork:
+    """Build the network with the weights that are asked for.
+
+    Args:
+        model: Which network.
+        num_classes: Of the data.
+        channels_last: Whether its weights lie in that order: faster on CPUs and GPUs, while NPUs have their own.
+
+    Raises:
+        UserError: If weights are missing, broken or of another architecture.
+    """
+    described = description(model, num_classes)
+    net = build_network(described.name, num_classes, **described.options)
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if model.backbone_weights:
+        backbone = net.imagenet_backbone()
+        if backbone is None:
+            raise UserError(
+                f"model.backbone_weights={model.backbone_weights} cannot be used: {model.name} has no part that "
+                "ImageNet weights exist for; use model.weights to start from a whole checkpoint"
+            )
+        tensors = net.translate_imagenet(read_backbone(model.backbone_weights))
+        load_weights(backbone, tensors, model.backbone_weights)
+        log.info("backbone weights from %s", model.backbone_weights)
+    if model.weights:
+        checkpoint = read_checkpoint(Path(model.weights))
+        check_network(checkpoint, described)
+        fresh = load_for_finetuning(net, checkpoint)
+        if fresh:
+            log.warning(
+                "%s has %d classes and this run %d: everything was loaded but the classifiers (%s), which start anew",
+                model.weights, checkpoint.num_classes, num_classes, ", ".join(fresh),
+            )  # fmt: skip
+        else:
+            log.info("weights from %s", model.weights)
+    return net
+
+
+def check_network(checkpoint: Checkpoint, wanted: NetworkDescription) -> None:
+    """Refuse a checkpoint of another network or other options; the class count may differ."""
+    found = checkpoint.network
+    if (found.name, found.options) != (wanted.name, wanted.options):
+        theirs, ours = (network_class(made.name).title(made.name, made.options) for made in (found, wanted))
+        if theirs == ours:
+            theirs, ours = (differences.text({"name": made.name, **made.options}) for made in (found, wanted))
+        raise UserError(
+            f"{checkpoint.path} was made with {theirs} and this run uses {ours}; "
+            f"choose model={theirs} or another checkpoint"
+        )
