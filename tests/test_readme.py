@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from icnet.config import DemoConfig, EvalConfig, ExportConfig, TrainConfig
-from icnet.data.folder import read_classes
+from icnet.data.classes_file import read_classes
 from icnet.data.street.scene import draw_scene
 from icnet.report.published import ROWS, Row
 from tests.test_contributing import EXAMPLES

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from icnet.data import drawing
-from icnet.data.dataset import read_image
+from icnet.data.images import read_image
 from icnet.data.labels import ClassTable
 from icnet.deploy import RUNTIMES, Segmenter, open_segmenter
 from icnet.deploy.inference import Inference

@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icnet.data import drawing
-from icnet.data.dataset import read_image
+from icnet.data.images import read_image
 from icnet.deploy.api import Model
 from icnet.errors import UserError
 from icnet.run.environment import device_name

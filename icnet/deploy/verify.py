@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from icnet.data import DATASETS
-from icnet.data.dataset import read_image
+from icnet.data.images import read_image
 from icnet.data.street import draw_scene
 from icnet.deploy.onnx_session import open_session
 from icnet.errors import UserError

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from icnet.data.cityscapes import LABEL_TABLES, Cityscapes
-from icnet.data.dataset import SegmentationDataset, read_mask
+from icnet.data.dataset import SegmentationDataset
 from icnet.data.labels import CITYSCAPES_CLASSES
+from icnet.data.masks import read_mask
 from icnet.errors import UserError
 
 

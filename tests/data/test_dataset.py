@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from icnet.data import dataset as module
+from icnet.data import images as module
 from icnet.data.base import SamplePaths
-from icnet.data.dataset import SegmentationDataset, read_image, read_mask
+from icnet.data.dataset import SegmentationDataset
+from icnet.data.images import read_image
 from icnet.data.labels import CITYSCAPES_CLASSES, LABEL_ID_TO_TRAIN_ID, ClassTable, train_id_table
+from icnet.data.masks import read_mask
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import icnet
-from icnet.data.dataset import read_image
+from icnet.data.images import read_image
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy import RUNTIMES, Segmenter
 from icnet.deploy.api import to_rgb
