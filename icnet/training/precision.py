@@ -7,7 +7,7 @@ so that small gradients survive float16: by a fixed number, which is never check
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from icnet.errors import UserError
+from icnet.training.float16_on_cpu import Float16Products
 from icnet.training.loss_scale import loss_scaler
 from icnet.training.master_weights import MasterWeights
 
@@ -119,6 +120,16 @@ class Float16Autocast(MixedPrecision):
         self._skipped_before = 0  # in the earlier parts of a resumed run
         super().__init__("16-mixed", device_type, loss_scaler(device_type, self.fixed, growth_interval))
 
+    @contextmanager
+    @override
+    def forward_context(self) -> Generator[None, None, None]:
+        """Autocast; on CPUs with products that they are fast at."""
+        with self.autocast_context_manager(), self._products():
+            yield
+
+    def _products(self) -> AbstractContextManager[Any]:
+        return Float16Products() if self.device == "cpu" else nullcontext()
+
     @property
     def loss_scale(self) -> float:
         """The current scale; a dynamic one is read from the device."""
@@ -199,7 +210,8 @@ class Float16Weights(Float16Autocast):
     @override
     def forward_context(self) -> Generator[None, None, None]:
         """Compute in the dtypes of weights and inputs, without autocast."""
-        yield
+        with self._products():
+            yield
 
     @override
     def optimizer_step(  # type: ignore[override]

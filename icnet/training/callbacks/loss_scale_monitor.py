@@ -29,7 +29,7 @@ class LossScaleMonitor(Callback):
             kind = "dynamic, now" if plugin.fixed is None else "fixed at"
             log.info("mixed precision %s, loss scale %s %.10g", plugin.opt_level, kind, plugin.loss_scale)
             if pl_module.device.type == "cpu":
-                log.info("float16 on a CPU is for trials only: amp=o0 is many times as fast")
+                log.info("float16 on a CPU is a trial of its rounding, computed in float32: amp=o0 is faster")
         else:
             log.info("precision %s, no loss scale", self._plugin.opt_level)
 

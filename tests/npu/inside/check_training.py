@@ -21,7 +21,7 @@ ONE_STEP = (
 )  # fmt: skip
 
 
-# CPU kernels take twenty times as long in float16 as in float32: three steps must do, and no validation.
+# Float16 is the slowest thing that the simulation does: three steps must do, and no validation.
 HALF_STEPS = (*ONE_NPU, "trainer.max_epochs=1", "trainer.limit_val_batches=0", "callbacks.checkpoint_every_n_steps=1")
 
 

@@ -91,6 +91,7 @@ def _on_host(operator: Any) -> Callable[..., Any]:
     # Results that the caller provides may change their size, which borrowed memory cannot.
     outs = [a.name for a in operator._schema.arguments if a.is_out]
     random = torch.Tag.nondeterministic_seeded in operator.tags
+    compute = operator if outs or not _sums_products(name) else _in_float32(operator)
     takes_generator = any(a.name == "generator" for a in operator._schema.arguments)
     mixed = name in MIXED
 
@@ -107,7 +108,7 @@ def _on_host(operator: Any) -> Callable[..., Any]:
         if device is not None and device.type == "npu" and device.index is None:
             device = torch.device("npu", torch.npu.current_device())
         if not random:
-            results = operator(*host_args, **host_kwargs)
+            results = compute(*host_args, **host_kwargs)
         else:
             with _random(device, call.generator) as generator:
                 if takes_generator:
@@ -120,6 +121,27 @@ def _on_host(operator: Any) -> Callable[..., Any]:
         return call.to_npu(results, device)
 
     return kernel
+
+
+def _sums_products(name: str) -> bool:
+    return "conv" in name or name in {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear"}
+
+
+def _in_float32(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """What the matrix unit of an NPU does with float16: products are summed in float32, the sum is rounded."""
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        if not any(tensor.dtype == torch.float16 for tensor in tensors):
+            return operator(*args, **kwargs)
+        results = operator(*map(_widen, args), **{key: _widen(value) for key, value in kwargs.items()})
+        return torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.half, results)
+
+    return compute
+
+
+def _widen(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.float16 else value
 
 
 class _Call:
