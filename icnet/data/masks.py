@@ -36,10 +36,10 @@ class StoredMask(NamedTuple):
     @property
     def is_gray(self) -> bool:
         """Whether a viewer shows larger values as lighter grays, as of gray files and of palettes that say the same."""
-        if self.palette is None or len(self.palette) < 2:
+        if self.palette is None or not self.palette.any():
             return False
-        levels = self.palette[:, 0].astype(int)
-        return bool((self.palette == self.palette[:, :1]).all() and (np.diff(levels) > 0).all())
+        shown = self.palette[: np.flatnonzero(self.palette.any(1))[-1] + 1].astype(int)  # black fills up palettes
+        return bool((shown == shown[:, :1]).all() and len(shown) > 1 and (np.diff(shown[:, 0]) > 0).all())
 
 
 def read_mask(path: Path) -> np.ndarray:

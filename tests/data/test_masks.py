@@ -113,7 +113,7 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, name: str, pixels: object, s
 
 
 def test_palette_that_shows_grays_is_gray(tmp_path: Path) -> None:
-    for colors, gray in (([0, 0, 0, 128, 128, 128, 255, 255, 255], True), ([0] * 3 + [255] * 3 + [0] * 3, False)):
+    for colors, gray in (([0, 0, 0, 128, 128, 128, 255, 255, 255], True), ([0] * 3 + [255] * 3 + [128] * 3, False)):
         image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
         image.putpalette(colors)
         image.save(tmp_path / "mask.png")
