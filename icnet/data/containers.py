@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_HEADER_SIZE = 33  # the signature and the chunk IHDR
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
 # https://www.w3.org/TR/png-3/#11IHDR
@@ -48,7 +49,7 @@ class Jpeg(NamedTuple):
 
 def scan_png(data: bytes) -> Png | None:
     """Look through the chunks of a PNG file, without decoding any; None if it has no header."""
-    if not data.startswith(PNG_SIGNATURE) or len(data) < 33:
+    if not data.startswith(PNG_SIGNATURE) or len(data) < PNG_HEADER_SIZE:
         return None
     width, height, depth, color_type = struct.unpack_from(">IIBB", data, 16)
     transparent, exif, whole = False, b"", False

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from icnet.data.labels import IGNORE_INDEX, ClassTable, Color
-from icnet.data.masks import StoredMask, read_stored
+from icnet.data.masks import StoredMask, png_header, read_stored
 from icnet.errors import UserError
 
 ENCODINGS = ("auto", "ids", "colors")
@@ -72,10 +72,9 @@ class MaskDecoder:
         found: dict[str, str] = {}
         count = min(len(paths), LOOKED_AT)
         for path in (paths[number * len(paths) // count] for number in range(count)):
-            stored = read_stored(path)
-            encoding = self._evidence(path, stored)
+            encoding = self._evidence(path)
             if encoding:
-                found.setdefault(encoding, f"{path} ({stored.kind})")
+                found.setdefault(encoding, str(path))
         if len(found) == 2:
             raise UserError(
                 f"the masks of {self.title} are stored in two ways, by label id as {found['ids']} and by colour as "
@@ -112,8 +111,14 @@ class MaskDecoder:
         # Values behind the palette's end are damage, and black to viewers.
         return self._by_color(path, _paint(stored.values, stored.palette)) if found is None else found
 
-    def _evidence(self, path: Path, stored: StoredMask) -> str:
+    def _evidence(self, path: Path) -> str:
         """Return how a file is stored: ``ids``, ``colors``, or nothing if it is the same or says nothing."""
+        png = png_header(path)
+        if png is not None and "RGB" in png.kind:  # these two need no pixels
+            return "colors"
+        if png is not None and png.color_type == 0 and not self._all_gray:
+            return "ids"
+        stored = read_stored(path)
         if stored.values.ndim == 3:
             return "colors"
         if stored.palette is None or (stored.is_gray and not self._all_gray):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from icnet.data.containers import JPEG_SIGNATURE, PNG_SIGNATURE, Png, riff_chunks
+from icnet.data.containers import JPEG_SIGNATURE, PNG_HEADER_SIZE, PNG_SIGNATURE, Png, riff_chunks, scan_png
 from icnet.data.images import decode, decode_fast, exif_orientation, read_file, upright, whole_png
 from icnet.errors import UserError
 
@@ -32,6 +32,10 @@ class StoredMask(NamedTuple):
 
     kind: str
     """In words, such as ``8-bit palette``."""
+
+    def turned(self, exif: bytes) -> "StoredMask":
+        """Return the mask as EXIF data says that it is to be shown."""
+        return StoredMask(upright(self.values, exif_orientation(exif)), self.palette, self.kind)
 
     @property
     def is_gray(self) -> bool:
@@ -57,6 +61,15 @@ def read_mask(path: Path) -> np.ndarray:
     return stored.values
 
 
+def png_header(path: Path) -> Png | None:
+    """Return what the first bytes of a mask say if it is a PNG file, which tells gray from colours."""
+    try:
+        with path.open("rb") as file:
+            return scan_png(file.read(PNG_HEADER_SIZE))
+    except OSError:  # reading all of it says what is wrong
+        return None
+
+
 def read_stored(path: Path) -> StoredMask:
     """Read a mask as it is stored, turned upright as its EXIF orientation says.
 
@@ -77,7 +90,7 @@ def read_stored(path: Path) -> StoredMask:
             raise _refused(path, png.kind)
         else:
             stored = _with_pillow(path, data, png.depth, png.kind)
-        return stored._replace(values=upright(stored.values, exif_orientation(png.exif)))
+        return stored.turned(png.exif)
     if data.startswith(JPEG_SIGNATURE):
         raise UserError(f"label mask {path} is a JPEG file, whose compression changes label ids and colours; {_ADVICE}")
     return _with_pillow(path, data)
@@ -100,10 +113,7 @@ def _with_pillow(path: Path, data: bytes, depth: int = 8, kind: str = "") -> Sto
             if image.format == "WEBP" and b"VP8L" not in riff_chunks(data):
                 raise UserError(f"label mask {path} is a lossy WebP file, whose compression changes colours; {_ADVICE}")
             stored = _stored(path, image, depth, kind or f"a {image.format} file of mode {image.mode}")
-            if image.format == "WEBP":
-                turned = upright(stored.values, exif_orientation(image.info.get("exif", b"")))
-                stored = stored._replace(values=turned)
-            return stored
+            return stored.turned(image.info.get("exif", b"")) if image.format == "WEBP" else stored  # TIFF: is turned
     except UserError:
         raise
     except Image.UnidentifiedImageError:

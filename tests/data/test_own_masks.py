@@ -217,7 +217,7 @@ def test_equal_channels_are_ids_where_the_configuration_says_so(own: Own) -> Non
 
 def test_masks_of_two_kinds_are_refused(own: Own) -> None:
     with pytest.raises(
-        UserError, match=r"two ways, by label id as .*1\.png \(8-bit gray\) and by colour as .*0\.png \(8-bit RGB\)"
+        UserError, match=r"two ways, by label id as .*1\.png and by colour as .*0\.png; store all in one"
     ):
         own(COLORED, LABELS)
 
