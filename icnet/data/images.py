@@ -57,7 +57,7 @@ def read_image(
     """Read an image of any format that OpenCV knows.
 
     It is turned upright as its EXIF orientation says, whatever the format. Gray becomes RGB; an alpha channel is
-    dropped, whatever it hides; colour profiles are not applied.
+    dropped, whatever it hides; colour profiles are not applied; of several pages the first is read.
 
     Args:
         path: The file.
@@ -268,7 +268,7 @@ def _to_8_bits(path: Path, pixels: np.ndarray, bits: int | None) -> np.ndarray:
     if bits is None and largest.bit_length() < EVIDENT_BITS:
         raise UserError(
             f"{path} has 16 bits per channel but no value above {largest}, so it is dark or its values have fewer "
-            "bits; say how many with data.image_bits (16 for dark images), or save it with 8"
+            "bits; say how many with data.image_bits in training and evaluation (16 for dark images), or save it with 8"
         )
     if bits is not None and largest.bit_length() > bits:
         raise UserError(

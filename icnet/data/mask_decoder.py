@@ -59,7 +59,7 @@ class MaskDecoder:
         own = [color for color, train_id in color_table if train_id != IGNORE_INDEX]
         self._all_gray = bool(own) and all(len(set(color)) == 1 for color in own)
         if self._encoding == "colors":
-            self._check_colors()
+            self._prepare_colors()
 
     def look_at(self, paths: Sequence[Path]) -> None:
         """Tell from some masks of a set how all of them are stored, unless it is known.
@@ -82,7 +82,7 @@ class MaskDecoder:
             )
         if "colors" in found:
             self._encoding = "colors"
-            self._check_colors()
+            self._prepare_colors()
 
     def __call__(self, path: Path) -> np.ndarray:
         """Read a mask.
@@ -181,11 +181,13 @@ class MaskDecoder:
             y, x = np.unravel_index(int(wrong.argmax()), wrong.shape)
             count = int((packed == packed[y, x]).sum())
             others = len(np.unique(packed[wrong])) - 1
+            gray = (pixels == pixels[..., :1]).all()
+            hint = "; if its three equal channels are label ids, set data.mask_encoding=ids" if gray else ""
             more = f" (and {others} further unknown colour{'s' * (others > 1)})" if others else ""
             raise UserError(
                 f"label mask {path} holds the colour {tuple(pixels[y, x].tolist())} in {count} pixels, the first at "
                 f"row {y}, column {x}{more}, but no class of {self.title} has it; correct the mask, or add the colour "
-                "to its class or to ignore in the list of classes"
+                f"to its class or to ignore in the list of classes{hint}"
             )
         return found.astype(np.uint8)
 
@@ -203,7 +205,7 @@ class MaskDecoder:
             )
         return first
 
-    def _check_colors(self) -> None:
+    def _prepare_colors(self) -> None:
         if self._shared:
             color, train_ids = next(iter(self._shared.items()))
             names = " and ".join(self._name(train_id) for train_id in train_ids)
@@ -211,6 +213,7 @@ class MaskDecoder:
                 f"{names} of {self.title} have the same colour {color}, so masks cannot be read by colour; give each "
                 "its own in the list of classes, or store label ids"
             )
+        _color_lookup(tuple(self._colors.items()))  # before loader processes start, which share it then
 
     def _name(self, train_id: int) -> str:
         return "ignored" if train_id == IGNORE_INDEX else self.classes.names[train_id]

@@ -1,5 +1,7 @@
 """Mask files of every kind: the values that they store, or a clear refusal."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -44,10 +46,13 @@ def test_16_bits_are_kept(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(stored, ids)
 
 
+def test_32_bit_tiff_is_read_where_its_values_fit_into_16(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535]], np.int32)).save(tmp_path / "mask.tif")
+    assert read_mask(tmp_path / "mask.tif").tolist() == [[0, 65535]]
+
+
 def _gray_png(path: Path, bits: int, values: np.ndarray) -> None:
-    """Write an uncompressed-by-hand gray PNG of few bits, which Pillow writes for palettes only."""
-    import struct
-    import zlib
+    """Write a gray PNG of few bits, which Pillow does for palettes only."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
