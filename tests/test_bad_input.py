@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from icnet import factory
 from icnet.config import DataConfig
@@ -166,16 +167,23 @@ def colours(path: Path) -> None:
     cv2.imwrite(str(path), np.full((64, 96, 3), 7, np.uint8))
 
 
+def palette_of_another_class(path: Path) -> None:
+    image = Image.fromarray(np.full((64, 96), 7, np.uint8)).convert("P")
+    image.putpalette([70, 130, 180] * 256)  # the sky's
+    image.save(path)
+
+
 DAMAGES = [
     (0, Path.unlink, "1 label file(s) have no image"),
     (1, Path.unlink, "1 image file(s) have no label"),
     (0, truncated, "is truncated after 60 bytes"),
     (0, text, "cannot be decoded as an image"),
     (1, truncated, "is truncated after 60 bytes"),
-    (1, text, "is not a PNG file"),
+    (1, text, "is not a PNG, BMP, TIFF, GIF or WebP file"),
     (1, wrong_ids, "holds label ids 99"),
     (1, other_size, "is 96x64 (width x height) but its label mask"),
-    (1, colours, "is 8-bit RGB"),
+    (1, colours, "are stored in two ways"),
+    (1, palette_of_another_class, "can be read in two ways: its value 7 is road as a label id, but its colour"),
 ]
 
 
