@@ -1,17 +1,22 @@
 """The data sets that have an option of their own but are ``data=folder``: their layouts and their lists of classes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from PIL import Image
 
 from icnet.config import DataConfig, TrainConfig
+from icnet.data.base import DataSet
 from icnet.data.labels import CITYSCAPES_LABELS
-from icnet.factory.data import data_set
+from icnet.factory.data import data_module, data_set
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -79,6 +84,50 @@ def test_files_are_found_as_the_data_set_has_them(tmp_path, name):
     for split, expected in ((data.train_split, train), (data.val_split, val)):
         (sample,) = data_set(data).list_samples(split)
         assert (sample.image, sample.mask) == tuple(tmp_path / file for file in expected.split())
+
+
+def palette_png(path: Path, ids: np.ndarray, colours: dict[int, tuple[int, ...]]) -> None:
+    image = Image.fromarray(ids, "P")
+    image.putpalette([part for label_id in range(256) for part in colours.get(label_id, (0, 0, 0))])
+    image.save(path)
+
+
+STORED = {
+    "voc": ([0, 20, 255], [0, 20, 255]),
+    "ade20k": ([0, 1, 150], [255, 0, 149]),
+    "bdd100k": ([0, 18, 255], [0, 18, 255]),
+    "mapillary": ([0, 64, 65], [0, 64, 255]),
+    "idd": ([0, 25, 255], [0, 25, 255]),
+    "kitti": ([0, 7, 33], [255, 0, 18]),
+}
+"""Label ids as masks hold them, and their train ids."""
+
+
+@pytest.mark.skipif(not hasattr(DataSet, "color_table"), reason="stored ids and colours are read by a later version")
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_of_the_data_set_become_its_classes(tmp_path, name):
+    image, mask = (tmp_path / file for file in LAYOUTS[name][0].split())
+    for path in (image, mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(image), np.zeros((2, 3, 3), np.uint8))
+    for split, lines in LAYOUTS[name][2].items():
+        file = tmp_path / f"{LIST_FOLDERS.get(name, '')}{split}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(lines)
+    if name == "camvid32":  # void, Animal, Wall
+        stored, expected = np.array([(0, 0, 0), (64, 128, 64), (64, 192, 0)], np.uint8), [255, 0, 30]
+        Image.fromarray(stored[None].repeat(2, 0)).save(mask)
+    else:
+        ids, expected = STORED[name]
+        stored = np.array(ids, np.uint8)[None].repeat(2, 0)
+        if name in {"voc", "mapillary"}:  # which colour their masks by a palette
+            shown = dict(enumerate(colours(name))) | ({255: (224, 224, 192)} if name == "voc" else {})
+            palette_png(mask, stored, shown)
+        else:
+            Image.fromarray(stored).save(mask)
+    data = replace(composed(name, tmp_path), val_split=composed(name, tmp_path).train_split, workers=0)
+    (sample,) = data_module(data, seed=1).val
+    assert sample["mask"].tolist() == [expected] * 2
 
 
 def test_every_ready_list_of_classes_belongs_to_an_option():
