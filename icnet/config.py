@@ -71,12 +71,41 @@ class DataConfig(Keys, above="data."):
     """The data set, its augmentation and its loading."""
 
     name: str = key(REQUIRED, "which data set, by its name in icnet.data.DATASETS; data=NAME chooses it")
-    root: str | None = key(None, "folder of the data set", affects_result=False)
+    root: str | None = key(None, "folder of the data set", path=True, affects_result=False)
     train_split: str = key("train", "split to train on")
     val_split: str = key("val", "split to validate or evaluate on")
     train_samples: int | None = key(None, "train on the first so many samples only", unit="null = all", low=1)
     label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
-    classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
+    classes: str | None = key(
+        None,
+        "YAML file of names and colours (data=folder), or the name of one in conf/classes",
+        unit="null = classes.yaml in data.root",
+        path=True,
+    )
+    images: str | None = key(
+        None,
+        "where images lie below data.root (data=folder): a pattern with {split} and {stem}; see docs/data.md",
+        unit="null = images/{split}/{stem}",
+        path=True,
+        affects_result=False,
+    )
+    masks: str | None = key(
+        None,
+        "where label masks lie, likewise; image and mask share {stem}",
+        unit="null = masks/{split}/{stem}",
+        path=True,
+        affects_result=False,
+    )
+    lists: str | None = key(
+        None,
+        "text files that name the images of each split, one a line, such as lists/{split}.txt (data=folder)",
+        unit="null = every image counts",
+        path=True,
+        affects_result=False,
+    )
+    unlabelled: str = key(
+        "refuse", "what to do about images without mask (data=folder)", choices=("refuse", "skip"), affects_result=False
+    )
     mask_encoding: str = key(
         "auto",
         "what masks hold: label ids or the classes' colours; auto tells by the files",
@@ -120,8 +149,10 @@ class ModelConfig(Keys, above="model."):
         None, "the network's option of this name, of networks that have one", unit="null = the network's own"
     )
     options: dict[str, Any] = key(dict, "the network's other options: +model.options.KEY=VALUE")
-    backbone_weights: str | None = key(None, "file or hub id of ImageNet weights", unit="null = random weights")
-    weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none")
+    backbone_weights: str | None = key(
+        None, "file or hub id of ImageNet weights", unit="null = random weights", path=True
+    )
+    weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none", path=True)
 
     def __post_init__(self) -> None:
         """Check that an option is given in one place; names and values are the network's to check."""
@@ -315,6 +346,7 @@ class TrainConfig(Keys):
         None,
         "go on from a checkpoint: its path; here = this folder's, if it has one; auto = also one like this run's",
         unit="null = start anew",
+        path=True,
         affects_result=False,
     )
     skip_finished: bool = key(
@@ -382,7 +414,10 @@ class EvalConfig(Keys):
     """Everything ``eval.py`` reads."""
 
     ckpt: str | None = key(
-        None, "checkpoint or exported file to evaluate", unit="null = the newest best checkpoint below outputs/"
+        None,
+        "checkpoint or exported file to evaluate",
+        unit="null = the newest best checkpoint below outputs/",
+        path=True,
     )
     data: DataOverrides = key(DataOverrides, "the data; what is null is as the checkpoint has it")
     trainer: TrainerConfig = key(TrainerConfig, "devices; what concerns training is not read")
@@ -418,7 +453,10 @@ class ExportOptions(Keys, above="export."):
     )
     normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32")
     images: str | None = key(
-        None, "file, folder or glob to verify on", unit="null = the checkpoint's data, or synthetic scenes"
+        None,
+        "file, folder or glob to verify on",
+        unit="null = the checkpoint's data, or synthetic scenes",
+        path=True,
     )
 
 
@@ -426,8 +464,10 @@ class ExportOptions(Keys, above="export."):
 class ExportConfig(Keys):
     """Everything ``export.py`` reads."""
 
-    ckpt: str | None = key(None, "checkpoint to export", unit="null = the newest best checkpoint below outputs/")
-    output: str = key("ICNet.onnx", "the file, relative to the current folder")
+    ckpt: str | None = key(
+        None, "checkpoint to export", unit="null = the newest best checkpoint below outputs/", path=True
+    )
+    output: str = key("ICNet.onnx", "the file, relative to the current folder", path=True)
     export: ExportOptions = key(ExportOptions, "the exported graph")
 
 
@@ -435,9 +475,11 @@ class ExportConfig(Keys):
 class DemoConfig(Keys):
     """Everything ``demo.py`` reads."""
 
-    ckpt: str | None = key(None, "checkpoint or .onnx file", unit="null = the newest best checkpoint below outputs/")
-    input: str | None = key(None, "an image, a video, a folder of images, or a quoted glob; has to be given")
-    output: str = key(REQUIRED, "folder for the results")
+    ckpt: str | None = key(
+        None, "checkpoint or .onnx file", unit="null = the newest best checkpoint below outputs/", path=True
+    )
+    input: str | None = key(None, "an image, a video, a folder of images, or a quoted glob; has to be given", path=True)
+    output: str = key(REQUIRED, "folder for the results", path=True)
     device: str = key("auto", "where to compute: cpu, cuda, cuda:1, npu, ...; auto = an accelerator where there is one")
     alpha: float = key(0.5, "opacity of the colours on the overlay", low=0, high=1)
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")

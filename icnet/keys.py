@@ -1,6 +1,8 @@
 """How a key of the configuration is declared: default, meaning, unit and range in one place, which also checks."""
 
 import math
+import os
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -83,6 +85,7 @@ def key(
     choices: Collection[object] = (),
     values: Range | None = None,
     pair: str = "",
+    path: bool = False,
     affects_result: bool = True,
 ) -> Any:
     """Declare a key of a ``Keys`` dataclass.
@@ -100,16 +103,19 @@ def key(
         choices: The names it may have.
         values: The range where it is neither of numbers nor of names.
         pair: An example, for a list that must have two items.
+        path: Whether it names files: ``~`` and environment variables in it are expanded.
         affects_result: Whether another value may change what a run comes to: its weights, its scores.
 
     Returns:
-        A dataclass field whose ``metadata`` holds ``meaning``, ``unit``, ``range``, ``pair`` and ``affects_result``.
+        A dataclass field whose ``metadata`` holds ``meaning``, ``unit``, ``range``, ``pair``, ``path`` and
+        ``affects_result``.
     """
     if choices:
         values = one_of(choices)
     elif low is not None or above is not None:
         values = number(low, above, high, below, otherwise)
-    about = {"meaning": meaning, "unit": unit, "range": values, "pair": pair, "affects_result": affects_result}
+    about = {"meaning": meaning, "unit": unit, "range": values, "pair": pair, "path": path}
+    about["affects_result"] = affects_result
     if default is REQUIRED:
         return field(metadata=about, kw_only=True)
     if isinstance(default, type):
@@ -119,8 +125,30 @@ def key(
     return field(default=default, metadata=about)
 
 
+def expand(name: str, path: str) -> str:
+    """Return a path with ``~``, ``$NAME`` and ``${NAME}`` replaced, as a shell does it.
+
+    Args:
+        name: The key, for the error.
+        path: As it was given.
+
+    Raises:
+        UserError: If an environment variable is not set, unless there is a file of the very name.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    unset = re.search(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", expanded)
+    if unset and not os.path.lexists(path):
+        raise UserError(
+            f"{name}={path} names the environment variable {unset[1] or unset[2]}, which is not set; set it, or give "
+            "the path itself"
+        )
+    return path if unset else expanded
+
+
 class Keys:
     """Base of the dataclasses that keys are declared in: checks their ranges, so that what exists is valid.
+
+    Paths are expanded: ``~`` and environment variables in them are replaced.
 
     Args:
         above: By which name the group is known on the command line, with a dot behind it; empty at the top.
@@ -133,12 +161,15 @@ class Keys:
             cls.above = above
 
     def __post_init__(self) -> None:
-        """Raise ``UserError`` for the first value that is out of its range."""
+        """Expand paths, and raise ``UserError`` for the first value that is out of its range."""
         for declared in fields(self):  # type: ignore[arg-type]
             values, pair = declared.metadata.get("range"), declared.metadata.get("pair")
             name, value = f"{self.above}{declared.name}", getattr(self, declared.name)
             if value is None and declared.default is None:
                 continue
+            if declared.metadata.get("path") and value:
+                value = expand(name, value)
+                setattr(self, declared.name, value)
             if pair and len(value) != 2:
                 raise UserError(f"{name}={list(value)} has {len(value)} numbers; give two, such as {pair}")
             if values:

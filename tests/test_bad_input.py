@@ -99,7 +99,7 @@ def scenes(tmp_path) -> Path:
 ROOTS = {
     "cityscapes": ("which is not a folder", "leftImg8bit/ and gtFine/"),
     "camvid": ("is not a folder", "train/, trainannot/, val/ and valannot/"),
-    "folder": ("is not a folder", "images/<split>/, masks/<split>/ and classes.yaml"),
+    "folder": ("is not a folder", "images/{split}/{stem}, masks/{split}/{stem} and classes.yaml"),
 }
 
 

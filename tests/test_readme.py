@@ -1,21 +1,27 @@
 """What README and the documents say can be typed can be typed, and what they link to is there."""
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from icnet.config import DemoConfig, EvalConfig, ExportConfig, TrainConfig
+from icnet.config import DataConfig, DemoConfig, EvalConfig, ExportConfig, TrainConfig
 from icnet.data.classes_file import read_classes
 from icnet.data.street.scene import draw_scene
+from icnet.factory.data import data_set
+from icnet.launch.overrides import readable
 from icnet.report.published import ROWS, Row
 from tests.test_contributing import EXAMPLES
 
@@ -48,7 +54,7 @@ def test_command_composes_to_a_valid_configuration(command):
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
     name = script.removesuffix(".py")
     ConfigStore.instance().store(name=f"{name}_schema", node=SCHEMAS[name])
-    choices = [single(word) for word in words if word != "-m"]
+    choices = [single(word) for word in readable(words, SCHEMAS[name]) if word != "-m"]
     for number in range(max(map(len, choices), default=1)):
         overrides = [values[min(number, len(values) - 1)] for values in choices]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -156,7 +162,9 @@ def test_list_of_classes_of_the_documents_is_one(tmp_path):
     assert names == [("road", "car"), ("background", "crack"), ("road", "vehicle")]
 
 
-@pytest.mark.parametrize("group", sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()))
+@pytest.mark.parametrize(
+    "group", sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "classes")
+)
 def test_options_of_a_group_are_documented(group):
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"checkpoint"}  # eval.py's default
     pages = (PAGES[ROOT / "docs" / name] for name in ("training.md", "published-tables.md"))
@@ -169,3 +177,71 @@ def test_published_figures_are_those_of_the_reports():
     shown = re.findall(line, PAGES[ROOT / "docs" / "published-tables.md"], re.MULTILINE)
     assert [Row(kind, float(lr), float(scale), f"O{level}", float(final), float(best))
             for kind, lr, scale, level, final, best in shown] == list(ROWS)  # fmt: skip
+
+
+# ---------------------------------------------------------------- docs/data.md
+
+DATA_PAGE = PAGES[ROOT / "docs" / "data.md"]
+LAYOUTS = re.findall(r"^\| (`[^|]*`) \| `(python train\.py data=folder [^`]*)` \|$", DATA_PAGE, re.MULTILINE)
+
+
+def write_layout(root: Path, files: str) -> None:
+    """Write what a row of the table shows, for both splits and two images each."""
+    (root / "classes.yaml").write_text(
+        "classes: [{name: road, color: [128, 64, 128]}, {name: car, color: [0, 0, 142]}]", encoding="utf-8"
+    )
+    for split in ("train", "val"):
+        stems = [f"{split}{number}" for number in range(2)]
+        for name in re.findall(r"`([^`]+)`", files):
+            place = root / re.sub(r"\btrain\b", split, name)
+            if place.suffix == ".txt":
+                place.write_text("\n".join(stems))
+                continue
+            for stem in stems:
+                file = root / re.sub(r"(?<=/)a(?=[._/])", stem, str(place.relative_to(root)))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.full((64, 64, 3), 90, np.uint8)
+                if file.suffix == ".png":
+                    pixels = np.repeat(np.arange(2, dtype=np.uint8), 32)[None].repeat(64, 0)
+                assert cv2.imwrite(str(file), pixels)
+
+
+def test_six_layouts_are_shown():
+    assert len({files for files, _ in LAYOUTS}) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("files", "command"), LAYOUTS)
+def test_layout_of_the_documents_is_trained(files, command, script, tmp_path):
+    write_layout(tmp_path, files)
+    _, *words = shlex.split(command.replace("PATH", str(tmp_path)))[1:]
+    small = (
+        "model=icnet_resnet18", "trainer=cpu_1p", "trainer.batch_size=2", "trainer.max_epochs=1", "data.workers=0",
+        "trainer.progress_bar=false", "data.crop_size=[64,64]", "data.scale_range=[64,80]", "logger.tensorboard=false",
+    )  # fmt: skip
+    done = script("train", *words, *small, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.status == 0, done.err
+    assert "left out" not in done.err + done.out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["val_images"], list(results["iou"])) == (2, ["road", "car"])
+
+
+def test_lines_that_write_lists_write_them(tmp_path):
+    (lines,) = re.findall(r"^```bash\n(ls images .*?)^```$", DATA_PAGE, re.MULTILINE | re.DOTALL)
+    write_layout(tmp_path, "`images/a.jpg`, `labels/a.png`")
+    for number in range(6):
+        shutil.copy(tmp_path / "images" / "val0.jpg", tmp_path / "images" / f"x{number}.jpg")
+        shutil.copy(tmp_path / "labels" / "val0.png", tmp_path / "labels" / f"x{number}.png")
+    subprocess.run(["bash", "-ec", lines], cwd=tmp_path, check=True)
+    data = DataConfig(
+        name="folder", root=str(tmp_path), images="images/{stem}", masks="labels/{stem}", lists="{split}.txt"
+    )
+    found = {split: [sample.name for sample in data_set(data).list_samples(split)] for split in ("train", "val")}
+    assert found["val"] == ["x0", "x5"]
+    assert sorted(found["train"]) == ["train0", "train1", "val0", "val1", "x1", "x2", "x3", "x4"]
+
+
+def test_every_well_known_data_set_is_shown_with_its_number_of_classes():
+    shown = re.findall(r"`python train\.py data=(\w+) data\.root=PATH[^`]*` \| (\d+) \|", DATA_PAGE)
+    lists = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / "classes").glob("*.yaml")}
+    assert {name: int(count) for name, count in shown} == {name: len(held["classes"]) for name, held in lists.items()}

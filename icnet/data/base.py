@@ -30,11 +30,11 @@ class DataSet(ABC):
         Further arguments: one for each name in ``options``.
     """
 
-    holds: ClassVar[str] = "the data set"
+    holds: str = "the data set"
     """What the folder has to hold, for messages: ``images/ and labels/``."""
 
     options: ClassVar[tuple[str, ...]] = ()
-    """Names of further arguments: keys of ``data.options``, or of the three that the configuration knows itself."""
+    """Names of further arguments: keys of ``data.options``, or of those that the configuration knows itself."""
 
     private_options: ClassVar[tuple[str, ...]] = ()
     """Those of them that are paths and the like; exported files do not tell them."""

@@ -4,10 +4,15 @@ from typing_extensions import override
 
 from icnet.data.base import DataSet, SamplePaths, pair_up
 from icnet.data.labels import CAMVID_CLASSES, IGNORE_INDEX, train_id_table
+from icnet.data.listing import tell_left_out
+from icnet.data.patterns import Pattern
 from icnet.errors import UserError
 
 SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 VOID = len(CAMVID_CLASSES)  # 11
+
+IMAGES = Pattern("images", "{split}/{stem}")
+MASKS = Pattern("labels", "{split}annot/{stem}")
 
 
 class CamVid(DataSet):
@@ -25,9 +30,11 @@ class CamVid(DataSet):
         self.check_split(split)
         samples = []
         for part in SPLITS[split]:
-            images = {path.stem: path for path in (folder / part).glob("*.png")}
-            if not images:
+            found = IMAGES.find(folder, part)
+            if not found.stems:
                 raise UserError(f"data.root={self.root} holds no {part}/*.png; give the folder that holds {self.holds}")
-            masks = {path.stem: path for path in (folder / f"{part}annot").glob("*.png")}
-            samples += pair_up(images, masks, hint=f"{part}/ and {part}annot/ need the same file names")
+            tell_left_out(found.folder, found.others, "images")
+            masks = MASKS.find(folder, part).by_stem("label")
+            hint = f"{part}/ and {part}annot/ need the same file names"
+            samples += pair_up(found.by_stem("image"), masks, hint=hint)
         return samples

@@ -15,6 +15,8 @@ from typing_extensions import override
 from icnet.data import street
 from icnet.data.base import DataSet, SamplePaths, pair_up
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID, train_id_table
+from icnet.data.listing import tell_left_out
+from icnet.data.patterns import Pattern
 from icnet.errors import UserError
 
 ROOT_VARIABLE = "CITYSCAPES_DATASET"  # the convention of cityscapesScripts
@@ -28,6 +30,9 @@ LABEL_TABLES: dict[str, np.ndarray] = {
     ),
 }
 """(256,) int16 stored id to train id, by kind of label file."""
+
+IMAGES = Pattern("images", "leftImg8bit/{split}/**/{stem}_leftImg8bit")
+MASKS = {kind: Pattern("labels", f"gtFine/{{split}}/**/{{stem}}_gtFine_{kind}") for kind in LABEL_TABLES}
 
 
 class Cityscapes(DataSet):
@@ -80,19 +85,16 @@ class Cityscapes(DataSet):
         return [sample for part in SPLITS[split] for sample in self._list_part(folder, part)]
 
     def _list_part(self, folder: Path, split: str) -> list[SamplePaths]:
-        images = _by_name(folder / "leftImg8bit" / split, "_leftImg8bit.png")
-        if not images:
+        found = IMAGES.find(folder, split)
+        if not found.stems:
             raise UserError(
                 f"data.root={folder} holds no leftImg8bit/{split}/<city>/*_leftImg8bit.png; set data.root or "
                 f"{ROOT_VARIABLE} to the folder that holds {self.holds}, or try data=street, which needs no files"
             )
-        masks = _by_name(folder / "gtFine" / split, f"_gtFine_{self.label_kind}.png")
+        tell_left_out(found.folder, found.others, "<city>/*_leftImg8bit.png")
+        masks = MASKS[self.label_kind].find(folder, split).by_stem("label")
         hint = f"each leftImg8bit file needs its gtFine {self.label_kind} file: unpack both official archives into "
         hint += str(folder)
         if self.label_kind == "labelTrainIds":
             hint += ", make the files with csCreateTrainIdLabelImgs, or use data.label_kind=labelIds"
-        return pair_up(images, masks, hint=hint, unlabelled=split == "test")
-
-
-def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
-    return {path.name.removesuffix(suffix): path for path in folder.glob(f"*/*{suffix}")}
+        return pair_up(found.by_stem("image"), masks, hint=hint, unlabelled=split == "test")

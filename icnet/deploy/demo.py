@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from icnet.data import drawing
 from icnet.data.images import read_image
+from icnet.data.listing import IMAGE_SUFFIXES, tell_left_out, walk
 from icnet.deploy.api import Model
 from icnet.errors import UserError
 from icnet.run.environment import device_name
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LEGEND = "legend.png"
 FALLBACK_FPS = 25.0  # for videos that don't say
@@ -163,21 +163,25 @@ def find_inputs(text: str, output: Path) -> list[Path]:
         UserError: If there are none, or the folder of results is one of inputs.
     """
     place, results = Path(text).expanduser(), output.resolve()
+    taken = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     if place.is_file():
         found, wanted = [place], ""
     elif place.is_dir():
         below = place.resolve() in results.parents
-        found = [path for path in _walk(place) if not (below and path.resolve().is_relative_to(results))]
+        found = [place / file for file in walk(place)]
+        found = [path for path in found if not (below and path.resolve().is_relative_to(results))]
         wanted = "holds no image or video"
     else:
         found = [Path(path) for path in glob.glob(str(place), recursive=True) if Path(path).is_file()]
         wanted = "matches no image or video" if glob.has_magic(text) else "does not exist"
     if wanted:  # a file that is named is tried whatever its suffix
-        found = sorted(path for path in found if path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        others = [str(path) for path in found if path.suffix.lower() not in taken]
+        found = sorted(path for path in found if path.suffix.lower() in taken)
+        if found:
+            tell_left_out(f"input={text}", others, "images and videos")
     if not found:
         raise UserError(
-            f"input={text} {wanted}; give an image, a video, a folder or a quoted glob of "
-            f"{', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))} files"
+            f"input={text} {wanted}; give an image, a video, a folder or a quoted glob of {', '.join(taken)} files"
         )
     folders = {folder for path in found for folder in (path.parent.resolve(), path.resolve().parent)}
     if results in folders or (place.is_dir() and results == place.resolve()):
@@ -225,12 +229,6 @@ def _result_files(path: Path, name: str) -> list[str]:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # thumbnails, environments, .git
-        yield from (Path(place) / file for file in files if not file.startswith("."))
 
 
 def _is_video(path: Path) -> bool:

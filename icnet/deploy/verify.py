@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from icnet.data import DATASETS
 from icnet.data.images import read_image
+from icnet.data.listing import is_image, walk
 from icnet.data.street import draw_scene
 from icnet.deploy.onnx_session import open_session
 from icnet.errors import UserError
@@ -22,7 +22,6 @@ from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 
 TOLERANCE = 1e-3  # largest allowed difference of a logit
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,7 @@ def _samples(pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], b
 def _pictures(folder: Path) -> Iterator[Path]:
     """Yield the image files below a folder, not the ground truth of the data sets' layouts."""
     labels = {pattern for data_set in DATASETS.values() for pattern in data_set.label_folders}
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not any(fnmatch(name, pattern) for pattern in labels))
-        for file in sorted(files):
-            if file.lower().endswith(PICTURE_SUFFIXES):
-                yield Path(place) / file
+    for file in walk(folder):
+        *folders, _ = file.split("/")
+        if is_image(file) and not any(fnmatch(name, pattern) for name in folders for pattern in labels):
+            yield folder / file

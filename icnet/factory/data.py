@@ -1,7 +1,7 @@
 """From configuration to data."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from icnet.config import DataConfig
@@ -11,7 +11,7 @@ from icnet.data.dataset import SegmentationDataset
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
 
-CONFIGURED = ("label_kind", "classes", "street")
+CONFIGURED = ("label_kind", "classes", "images", "masks", "lists", "unlabelled", "street")
 """Options of data sets that have a key of their own; those of others are in ``data.options``."""
 
 
@@ -28,6 +28,12 @@ def data_set(data: DataConfig) -> DataSet:
         fix = f"known are {', '.join(known)}" if known else "it has none"
         raise UserError(f"data.options.{strange} is no option of data={data.name}; {fix}")
     given = asdict(data)
+    defaults = {field.name: field.default for field in fields(DataConfig)}
+    for option in CONFIGURED:
+        if option not in kind.options and option != "street" and given[option] != defaults[option]:
+            raise UserError(
+                f"data.{option}={given[option]} means nothing to data={data.name}; leave it out, or choose other data"
+            )
     own = {option: given[option] for option in CONFIGURED if option in kind.options}
     return kind(data.root, **own, **given["options"])
 

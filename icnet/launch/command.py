@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from icnet.launch import logs, messages, rank, run_folder, sweep
 from icnet.launch.help import show_help
+from icnet.launch.overrides import readable
 
 Config = TypeVar("Config")
 
@@ -50,7 +51,7 @@ class Command:
         # Hydra would print its own errors over several lines and exit with 1; let them through to here instead.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
-        given = sys.argv[1:]
+        given = sys.argv[1:] = readable(sys.argv[1:], self.schema)
         try:
             self._shared = run_folder.shared_run_folder(given)
             sys.argv += self._shared.overrides if self._shared else []

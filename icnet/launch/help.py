@@ -55,7 +55,7 @@ def help_text(name: str, schema: type, folder: Path, overrides: Sequence[str]) -
     if groups:
         lines += ["", "Groups, with their options:"]
     for path in groups:
-        options = ", ".join(sorted(option.stem for option in path.glob("*.yaml")))
+        options = ", ".join(sorted(option.stem for option in path.glob("[!.]*.yaml")))
         lines.append(_entry(f"{path.name}={chosen[path.name] or 'null'}", options, width))
     lines += ["", "Keys:", *_keys(schema, composed, width)]
     lines += ["", "-m tries several values of a key, as in optim.lr=0.1,0.2; --hydra-help shows Hydra's own options."]

@@ -135,7 +135,7 @@ def _no_key(given: str | None, known: Iterable[object]) -> str:
 
 def _wrong_option(conf: Path, overrides: Iterable[str]) -> str:
     """Say which override gives a group something else than the name of an option."""
-    options = {path.name: sorted(option.stem for option in path.glob("*.yaml")) for path in conf.iterdir()}
+    options = {path.name: sorted(option.stem for option in path.glob("[!.]*.yaml")) for path in conf.iterdir()}
     for override in overrides:
         key, _, option = override.lstrip("+").partition("=")
         if options.get(key) and option not in options[key]:

@@ -56,7 +56,7 @@ def _mious(path: Path) -> dict[str, float]:
 
 def _latest(folder: Path) -> list[Path]:
     """Return the pictures of the highest epoch; all where names tell none."""
-    paths = sorted(folder.glob("*.jpg"))
+    paths = sorted(folder.glob("[!.]*.jpg"))
     last = max((epoch for path in paths if (epoch := epoch_of(path)) is not None), default=None)
     return [path for path in paths if epoch_of(path) == last]
 

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from icnet.config import DataConfig
+from icnet.data import public_description
 from icnet.data.classes_file import read_classes
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.folder import Folder
 from icnet.errors import UserError
+from icnet.factory.data import data_set
 
 ROAD = "{name: road, color: [128, 64, 128]}"
 CAR, BUS = "{name: car, color: [0, 0, 142], %s}", "{name: bus, color: [0, 60, 100], %s}"
@@ -110,17 +113,147 @@ def test_unknown_split_lists_known(folder_root: Path) -> None:
 
 
 def test_folder_without_images_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no images/<split> folder"):
+    with pytest.raises(UserError, match=r"no image .*/images/train/\{stem\} .*; .* holds nothing; set data\.root to"):
         Folder(tmp_path).list_samples("train")
 
 
 def test_two_images_of_one_name_are_refused(folder_root: Path) -> None:
     (folder_root / "images/train/a.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.jpg and a\.png share one mask name"):
+    with pytest.raises(UserError, match=r"a\.jpg and .*a\.png are both the image 'a'; rename or remove"):
         Folder(folder_root).list_samples("train")
 
 
 def test_image_without_mask_is_named(folder_root: Path) -> None:
     (folder_root / "masks/train/b.png").unlink()
-    with pytest.raises(UserError, match=r"1 image file.*b\.JPG; .*masks/train/NAME\.png"):
+    with pytest.raises(UserError, match=r"1 image file.*b\.JPG; .*data\.masks=masks/\{split\}/\{stem\} .*=skip"):
         Folder(folder_root).list_samples("train")
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def listed(root: Path, split: str = "train", **options: str) -> list[tuple[str, str, str]]:
+    """Name, image and mask of each sample, relative to the root."""
+    samples = Folder(root, **options).list_samples(split)
+    return [
+        (sample.name, sample.image.relative_to(root).as_posix(), sample.mask.relative_to(root).as_posix())
+        for sample in samples
+        if sample.mask
+    ]
+
+
+def test_images_and_masks_may_lie_side_by_side(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "train/a.png", "train/a_mask.png", "train/b.jpg", "train/b_mask.PNG", "train/._b.jpg")
+    side = {"images": "{split}/{stem}", "masks": "{split}/{stem}_mask"}
+    expected = [("a", "train/a.png", "train/a_mask.png"), ("b", "train/b.jpg", "train/b_mask.PNG")]
+    assert listed(tmp_path, **side) == expected
+    assert not caplog.records
+    touch(tmp_path, "val/a_rgb.png", "val/a.png")  # the longer pattern is the image's
+    assert listed(tmp_path, "val", images="{split}/{stem}_rgb", masks="{split}/{stem}") == [
+        ("a", "val/a_rgb.png", "val/a.png")
+    ]
+
+
+def test_nested_folders_belong_to_the_stem_and_give_different_names(tmp_path: Path) -> None:
+    stems = ("street/1", "yard/1", "yard/x_1", "yard_x/1")
+    touch(tmp_path, *(f"images/train/{stem}.jpg" for stem in stems), *(f"masks/train/{stem}.png" for stem in stems))
+    samples = listed(tmp_path)
+    assert sorted(name for name, _, _ in samples) == ["street_1", "yard_1", "yard_x_1", "yard_x_1_2"]
+    assert all(
+        Path(image).with_suffix("").parts[2:] == Path(mask).with_suffix("").parts[2:] for _, image, mask in samples
+    )
+
+
+def test_folders_need_not_be_shared_with_two_stars(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/monday/train/a.jpg", "masks/train/ready/a.png")
+    samples = listed(tmp_path, images="photos/*/{split}/{stem}", masks="masks/{split}/**/{stem}")
+    assert samples == [("a", "photos/monday/train/a.jpg", "masks/train/ready/a.png")]
+
+
+def test_lists_choose_the_images_of_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg", "labels/a.png", "labels/b.png")
+    (tmp_path / "train.txt").write_text("b\n")
+    (tmp_path / "val.txt").write_text("a.jpg\r\n")
+    flat = {"images": "images/{stem}", "masks": "labels/{stem}", "lists": "{split}.txt"}
+    assert listed(tmp_path, "train", **flat) == [("b", "images/b.jpg", "labels/b.png")]
+    assert listed(tmp_path, "val", **flat) == [("a", "images/a.jpg", "labels/a.png")]
+    assert Folder(tmp_path, **flat).splits == ["train", "val"]
+    assert not caplog.records
+    (tmp_path / "test.txt").write_text("c\na")
+    with pytest.raises(UserError, match=r"1 image file\(s\) have no label, the first is .*c\.jpg"):
+        listed(tmp_path, "test", **flat)
+    assert listed(tmp_path, "test", unlabelled="skip", **flat) == [("a", "images/a.jpg", "labels/a.png")]
+    with pytest.raises(UserError, match=r"there is no list .*trainval\.txt"):
+        listed(tmp_path, "trainval", **flat)
+
+
+def test_images_without_label_are_refused_or_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "images/train/a.jpg", "images/train/b.jpg", "images/train/c.jpg", "masks/train/b.png")
+    with pytest.raises(UserError, match=r"2 image file\(s\) have no label, the first is .*a\.jpg; .*unlabelled=skip"):
+        listed(tmp_path)
+    assert listed(tmp_path, unlabelled="skip") == [("b", "images/train/b.jpg", "masks/train/b.png")]
+    (record,) = caplog.records
+    assert record.message.startswith(
+        "2 of 3 images have no label and are left out (data.unlabelled=skip), the first is"
+    )
+    assert record.message.endswith("a.jpg")
+    touch(tmp_path, "masks/train/z.png")
+    with pytest.raises(UserError, match=r"1 label file\(s\) have no image, the first is .*z\.png"):
+        listed(tmp_path, unlabelled="skip")
+
+
+def test_file_among_the_images_that_is_none_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.png", "a_mask.png", "b.heic", "notes.md", "classes.yaml")
+    (tmp_path / "train.txt").write_text("a")
+    listed(tmp_path, images="{stem}", masks="{stem}_mask", lists="{split}.txt")
+    (record,) = caplog.records
+    assert "2 file(s) left out (1 with .heic, 1 with .md), the first is b.heic" in record.message
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "said"),
+    [
+        ("train/a.png train/a_mask.png", {"images": "{split}/{stem}_rgb"}, r"there is no image .*/train/\{stem\}_rgb"),
+        ("images/train/a.png", {}, r"there is no mask .*/masks/train/\{stem\} .*holds images/; correct data\.masks"),
+        ("images/train/a.png masks/train/a_L.png", {}, r"no image has a label: .*a\.png is a by .*a_L\.png is a_L by"),
+        ("x/a.png", {"images": "x/{stem}"}, r"data\.images=x/\{stem\} has no \{split\}, and data\.lists is not given"),
+        (
+            "train/a.png",
+            {"images": "{split}/{stem}", "masks": "{split}/{stem}.*"},
+            r"a\.png is an image by .* and a mask",
+        ),
+        ("images/train/a.png masks/train/a.png masks/train/a.bmp", {}, r"a\.bmp and .*a\.png are both the mask 'a'"),
+    ],
+)
+def test_layout_that_does_not_fit_is_explained(tmp_path: Path, files: str, options: dict[str, str], said: str) -> None:
+    touch(tmp_path, *files.split())
+    with pytest.raises(UserError, match=said) as caught:
+        listed(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_ready_list_of_classes_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(Folder(tmp_path, "bdd100k").classes) == 19
+    with pytest.raises(UserError, match=r"data\.classes=nope is neither a file nor one of ade20k, bdd100k, camvid32, "):
+        _ = Folder(tmp_path, "nope").classes
+    (tmp_path / "bdd100k").write_text(f"classes: [{ROAD}]")  # a file of the user's own comes first
+    assert Folder(tmp_path, "bdd100k").classes.names == ("road",)
+
+
+def test_keys_of_a_folder_are_refused_with_other_data() -> None:
+    for key, value in (("images", "{stem}"), ("masks", "{stem}"), ("lists", "{split}"), ("unlabelled", "skip"),
+                       ("classes", "voc")):  # fmt: skip
+        with pytest.raises(UserError, match=rf"data\.{key}={value} means nothing to data=camvid; leave it out"):
+            data_set(DataConfig(name="camvid", **{key: value}))
+
+
+def test_exported_files_tell_no_path_of_a_folder() -> None:
+    described = {"name": "folder", "images": "/home/me/{stem}", "lists": "/home/me/{split}", "unlabelled": "skip"}
+    assert public_description(described) == {"name": "folder", "unlabelled": "skip"}

@@ -84,6 +84,29 @@ def test_inputs_are_files_folders_and_globs(tmp_path):
     assert find_inputs(str(tmp_path / "in/**/*.JPG"), out) == [b]
 
 
+def test_what_a_folder_or_glob_holds_beside_pictures_is_told(tmp_path, caplog):
+    a = write_image(tmp_path / "in/a.png")
+    b = write_image(tmp_path / "in/sub/B.TIF")
+    for name in ("c.heic", "d.txt", "._a.png", ".trash/e.png", "sub/._B.TIF"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no picture")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/in").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert find_inputs(str(tmp_path / "in"), tmp_path / "out") == [a, b]
+    assert find_inputs(str(tmp_path / "linked"), tmp_path / "out") == [
+        tmp_path / "linked/in/a.png", tmp_path / "linked/in/sub/B.TIF",
+    ]  # fmt: skip
+    assert find_inputs(str(tmp_path / "in/*"), tmp_path / "out") == [a]
+    told = [record.message for record in caplog.records]
+    assert len(told) == 3
+    for line, given in zip(told, ("in", "linked", "in/*"), strict=True):
+        assert line.startswith(
+            f"input={tmp_path / given}: 2 file(s) left out (1 with .heic, 1 with .txt), the first is"
+        )
+        assert "c.heic; taken: images and videos" in line
+
+
 def test_names_never_collide():
     def names(*paths):
         return result_names([Path("/data", path) for path in paths])

@@ -43,7 +43,10 @@ def test_verification_images_come_from_the_best_source(tmp_path):
         if path.suffix == ".png":
             cv2.imwrite(str(path), picture[..., ::-1] if "left" in name else 0 * picture)
 
+    (tmp_path / "leftImg8bit/val/._a.png").write_bytes(b"what macOS leaves beside a.png")
     (found,) = sample_images(None, str(tmp_path))
+    assert np.array_equal(found, picture)
+    (found,) = sample_images(str(tmp_path / "leftImg8bit"), None)
     assert np.array_equal(found, picture)
     assert np.array_equal(sample_images(str(tmp_path / "left*/**/*.png"), None)[0], picture)
     assert [p.shape for p in sample_images(None, str(tmp_path / "nowhere"))] == [(512, 1024, 3)] * 2

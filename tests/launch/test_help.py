@@ -59,7 +59,7 @@ def test_types_are_named(script):
 
 def test_every_option_of_every_group_is_shown(script):
     text = words(script("train", "--help").out)
-    for folder in (path for path in (ROOT / "conf").iterdir() if path.is_dir()):
+    for folder in (path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "classes"):
         assert ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) in text
 
 

@@ -1,0 +1,48 @@
+"""Paths on the command line: as people type them, in the grammar of Hydra's overrides."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+
+HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
+"""Hydra makes these folders itself, before anything of ours could expand what is given."""
+
+# What Hydra takes as a plain word (its OverrideLexer.g4); a comma, which separates the values of a sweep, is the
+# user's, and so is whatever has quotes or calls a function such as choice(...).
+PLAIN = re.compile(r"[A-Za-z0-9_ :/+.$%*@?|-]*")
+LEFT_ALONE = re.compile(r"""['"]|.*,|\w+\(.*\)$""")
+
+
+def readable(words: Sequence[str], schema: type) -> list[str]:
+    """Return a command line as Hydra can read it.
+
+    A path may be typed as it is: ``data.root=~/my set (2)`` or ``data.images={split}/{stem}.jpg``, which Hydra would
+    not parse, come out quoted; ``~`` and environment variables in the folders that Hydra makes are expanded.
+
+    Args:
+        words: Of the command line, the script's name left out.
+        schema: The dataclass of the configuration, which tells what keys are paths.
+    """
+    return [_readable(word, {*path_keys(schema), *HYDRA_PATHS}) for word in words]
+
+
+def path_keys(schema: type, above: str = "") -> Iterator[str]:
+    """Yield the dotted names of a schema's keys that are paths."""
+    for key in fields(schema):
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            yield from path_keys(key.type, f"{above}{key.name}.")
+        elif key.metadata.get("path"):
+            yield f"{above}{key.name}"
+
+
+def _readable(word: str, paths: set[str]) -> str:
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") not in paths or LEFT_ALONE.match(value):
+        return word
+    if key.lstrip("+") in HYDRA_PATHS:
+        value = os.path.expanduser(os.path.expandvars(value))
+    if PLAIN.fullmatch(value):
+        return f"{key}={value}"
+    quoted = value.replace("'", r"\'")
+    return f"{key}='{quoted}'"
