@@ -1,4 +1,4 @@
-"""Saving checkpoints so that a crash or a full disk never costs the previous one."""
+"""Saving checkpoints so that a crash or a full disk never costs the previous one, and refusing damaged ones."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from icnet.errors import UserError
+from icnet.models.integrity import refuse_damaged
 from icnet.run.files import atomic_file
 
 
@@ -34,6 +35,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{target} could not be written ({reason}){kept}; "
                 "free some space or choose another folder with hydra.run.dir=PATH"
             ) from error
+
+    @override
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Load a checkpoint whose records are what was written.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        refuse_damaged(Path(path))
+        return super().load_checkpoint(path, *args, **options)
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
