@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
-    EMAWeightAveraging,
     LearningRateMonitor,
     RichModelSummary,
     RichProgressBar,
@@ -47,6 +46,7 @@ from icnet.training.callbacks.stop_without_labels import StopWithoutLabels
 from icnet.training.callbacks.training_results import TrainingResults
 from icnet.training.callbacks.validation_pictures import ValidationPictures
 from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
+from icnet.training.callbacks.weight_average import ExponentialAverage
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.precision import precision_plugin
 
@@ -151,7 +151,7 @@ def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) 
     if wanted.device_stats:
         built.append(DeviceStatsMonitor())
     if wanted.ema_decay:
-        built.append(EMAWeightAveraging(decay=wanted.ema_decay))
+        built.append(ExponentialAverage(wanted.ema_decay))
     if wanted.early_stop_patience:
         built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
     if trainer.profiler and trainer.accelerator == "npu":

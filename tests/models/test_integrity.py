@@ -52,7 +52,7 @@ def ours(tmp_path) -> Path:
             "classes": {"names": ["road", "sky", "tree"], "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]},
         },
         "loops": {}, "pytorch-lightning_version": "2.6.6",
-        "optimizer_states": [{"momentum": [torch.randn(3, 40), torch.randn(70)]}],
+        "optimizer_states": [{"momentum": [torch.randn(300, 40), torch.randn(70)]}],
     }  # fmt: skip
     AtomicCheckpointIO().save_checkpoint(content, path)
     return path

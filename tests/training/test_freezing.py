@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from icnet.config import OptimConfig, SchedulerConfig
@@ -15,6 +15,7 @@ from icnet.errors import UserError
 from icnet.factory.task import optimizer_factory
 from icnet.models import SegmentationNetwork
 from icnet.models.icnet import ICNet
+from icnet.training.callbacks.weight_average import ExponentialAverage
 from icnet.training.freezing import check_parts
 from icnet.training.losses import CascadeLoss
 from icnet.training.optim import _KeepsGradients
@@ -100,8 +101,21 @@ def test_frozen_backbone_keeps_weights_and_statistics_and_the_head_moves(optim, 
 def test_averaged_weights_of_a_frozen_part_are_its_weights():
     task = make_task(["backbone"])
     before = state(task)
-    fit(task, EMAWeightAveraging(decay=0.9))
+    fit(task, ExponentialAverage(0.9))
     assert changed(before, state(task)) == of("head", before)
+
+
+def test_average_is_the_formula_and_what_does_not_change_keeps_its_bits():
+    callback, net = ExponentialAverage(0.9), nn.Linear(3, 1, bias=False)
+    model = AveragedModel(net, **callback._kwargs)
+    wanted = net.weight.detach().clone()
+    for step in range(5):
+        if step:
+            net.weight.data[0, :2] += 1
+            wanted[0, :2] = 0.9 * wanted[0, :2] + (1 - 0.9) * net.weight.data[0, :2]
+        model.update_parameters(net)
+    assert torch.equal(model.module.weight, wanted)
+    assert callback.state_key == "EMAWeightAveraging"
 
 
 @pytest.mark.filterwarnings("ignore:.*eval mode at the start:")
