@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from icnet.errors import UserError
-from icnet.models.integrity import refuse_damaged
+from icnet.models.integrity import is_archive, no_checkpoint, refuse_damaged
 from icnet.run.files import atomic_file
 
 
@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             kept = f"; the previous {target.name} is whole" if target.exists() else ""
             raise UserError(
                 f"{target} could not be written ({reason}){kept}; "
-                "free some space or choose another folder with hydra.run.dir=PATH"
+                "free some space or choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
             ) from error
 
     @override
@@ -41,8 +41,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Load a checkpoint whose records are what was written.
 
         Raises:
-            UserError: If it is damaged.
+            UserError: If it is damaged, or none that a training wrote.
         """
+        if not is_archive(Path(path)):
+            raise no_checkpoint(Path(path))
         refuse_damaged(Path(path))
         return super().load_checkpoint(path, *args, **options)
 

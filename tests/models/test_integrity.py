@@ -99,6 +99,10 @@ def refused(read, path: Path) -> str:
     return message
 
 
+def resume(path: Path) -> dict:
+    return AtomicCheckpointIO().load_checkpoint(path, weights_only=True)
+
+
 def test_damaged_checkpoint_is_refused_or_the_same(ours, tmp_path):
     whole, content = read_checkpoint(ours), ours.read_bytes()
     assert whole.resumable
@@ -107,6 +111,7 @@ def test_damaged_checkpoint_is_refused_or_the_same(ours, tmp_path):
     for _ in range(COPIES):
         path.write_bytes(damage(content, rng))
         messages.append(refused(read_checkpoint, path))
+        assert bool(refused(resume, path)) == bool(messages[-1])
         if not messages[-1]:
             found = read_checkpoint(path)
             assert alike(found.state_dict, whole.state_dict)
@@ -142,10 +147,8 @@ def test_one_flipped_bit_names_the_file_and_what_to_do(ours):
 
 
 def test_resuming_reads_no_damaged_checkpoint(ours):
-    assert AtomicCheckpointIO().load_checkpoint(ours, weights_only=True)["loops"] == {}
-    assert "is damaged" in refused(
-        lambda path: AtomicCheckpointIO().load_checkpoint(path, weights_only=True), flipped_weight(ours)
-    )
+    assert resume(ours)["loops"] == {}
+    assert "is damaged" in refused(resume, flipped_weight(ours))
 
 
 # ---------------------------------------------------------------- files without checksums
