@@ -656,9 +656,10 @@ def test_run_folder_that_cannot_be_made_is_named(train, evaluate, unwritable, ph
     assert photo.read_bytes() == before
 
 
-def test_sweep_folder_that_cannot_be_made_is_named_with_its_own_key(train, unwritable, photo):
+def test_sweep_folder_that_cannot_be_made_is_named_with_its_own_key(script, small, unwritable, photo):
     before = photo.read_bytes()
-    assert_refused(train("-m", f"hydra.sweep.dir={unwritable}"), str(unwritable), "hydra.sweep.dir=PATH")
+    done = script("train", "-m", *small, f"hydra.sweep.dir={unwritable}")
+    assert_refused(done, str(unwritable), "choose another with hydra.sweep.dir=PATH")
     assert photo.read_bytes() == before
 
 

@@ -83,7 +83,7 @@ def _wrong_record(path: Path) -> str:
     """Say which record of an archive is not what was written; empty if all are."""
     try:
         archive = zipfile.ZipFile(path)
-    except OSError:  # of the file system
+    except PermissionError:
         raise
     except Exception as error:  # BadZipFile, and what damaged names and numbers make of its directory
         raise no_checkpoint(path) from error
@@ -97,8 +97,6 @@ def _wrong_record(path: Path) -> str:
                 with archive.open(record) as content:  # which compares at the end
                     while content.read(BLOCK):
                         pass
-            except OSError:
-                raise
             except Exception:  # whatever the damage hits: its name, its place, its compression
                 return f"its record {record.filename!r} is not what was written"
     return ""
