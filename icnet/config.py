@@ -209,6 +209,15 @@ class OptimConfig(Keys, above="optim."):
     betas: list[float] = key([0.9, 0.999], "decay of AdamW's two averages", low=0, below=1, pair="[0.9,0.999]")
     weight_decay: float = key(1e-4, "decay of the weights", low=0)
     head_lr_mult: float = key(1.0, "learning rate of what no ImageNet weights exist for", unit="times lr", above=0)
+    backbone_lr_mult: float = key(
+        1.0, "learning rate of what ImageNet weights exist for", unit="times lr; 0 = its weights stay", low=0
+    )
+    freeze: list[str] = key(
+        [],
+        "parts of the network whose weights and BatchNorm statistics stay, as it names them: of ICNet backbone, sub1, "
+        "head",
+        unit="[] = none",
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -408,6 +408,20 @@ def test_checkpoint_with_a_wrong_list_of_classes_is_refused(content, tmp_path, c
         read_network(path)
 
 
+def test_checkpoint_with_a_changed_weight_is_refused_by_every_script(evaluate, train, script, trained, photo, tmp_path):
+    path = tmp_path / "damaged.ckpt"
+    content = bytearray((trained / CKPT).read_bytes())
+    weight = read_checkpoint(trained / CKPT).state_dict["classifier.weight"].numpy().tobytes()
+    content[content.index(weight) + 3] ^= 32
+    path.write_bytes(content)
+    words = (f"{path} is damaged: its record", "copy or download it again")
+    assert_refused(evaluate(f"ckpt={path}"), *words)
+    assert_refused(train(f"resume={path}"), *words)
+    assert_refused(train(f"model.weights={path}"), *words)
+    assert_refused(script("demo", f"ckpt={path}", f"input={photo}", f"output={tmp_path / 'shown'}"), *words)
+    assert_refused(script("export", f"ckpt={path}", f"output={tmp_path / 'x.onnx'}"), *words)
+
+
 @pytest.mark.parametrize("name", ["eval", "demo"])
 def test_file_that_is_no_onnx_graph_is_named(script, photo, tmp_path, name):
     path = tmp_path / "x.onnx"
@@ -647,6 +661,13 @@ def test_run_folder_that_cannot_be_made_is_named(train, evaluate, unwritable, ph
     before = photo.read_bytes()
     for run, key in ((train, "hydra.run.dir"), (train, "output_dir"), (evaluate, "hydra.run.dir")):
         assert_refused(run(f"{key}={unwritable}"), str(unwritable), "hydra.run.dir=PATH")
+    assert photo.read_bytes() == before
+
+
+def test_sweep_folder_that_cannot_be_made_is_named_with_its_own_key(script, small, unwritable, photo):
+    before = photo.read_bytes()
+    done = script("train", "-m", *small, f"hydra.sweep.dir={unwritable}")
+    assert_refused(done, str(unwritable), "choose another with hydra.sweep.dir=PATH")
     assert photo.read_bytes() == before
 
 

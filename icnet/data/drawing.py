@@ -1,19 +1,22 @@
 """Pictures of label maps: overlays, legends, comparisons; each an (H, W, 3) uint8 RGB array."""
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from icnet.data import lettering
 from icnet.data.labels import IGNORE_INDEX, ClassTable
+
+log = logging.getLogger(__name__)
 
 PAPER = (250, 250, 250)
 INK = (30, 30, 30)
 FRAME = (150, 150, 150)
 CORRECT, WRONG, IGNORED = (69, 117, 180), (215, 48, 39), (220, 220, 220)  # blue and red: safe for the colour-blind
 
-_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 _ROW, _SWATCH, _PAD = 26, 30, 8  # pixels
 
 
@@ -33,11 +36,42 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, alpha: flo
     return np.where(classes.knows(mask)[..., None], tinted, image)
 
 
+def shown_names(classes: ClassTable) -> list[str]:
+    """Return what pictures call the classes: their names, or the number of a class whose letters no font here has.
+
+    ``write_key`` says what the numbers stand for.
+    """
+    return [name if lettering.drawable(name) else str(i) for i, name in enumerate(classes.names)]
+
+
+def write_key(picture: Path, classes: ClassTable, names: Sequence[str]) -> None:
+    """Write the key of a picture that shows numbers beside it, and say so in the log; remove an older one otherwise.
+
+    Args:
+        picture: Its file; the key's has the suffix ``.txt``.
+        classes: Their names.
+        names: What the picture shows in their place.
+
+    Raises:
+        OSError: If the key cannot be written.
+    """
+    key = picture.with_suffix(".txt")
+    numbered = {shown: name for shown, name in zip(names, classes.names, strict=True) if shown != name}
+    if not numbered:
+        key.unlink(missing_ok=True)
+        return
+    key.write_text("".join(f"{shown} {name}\n" for shown, name in numbered.items()), encoding="utf-8")
+    log.warning(
+        "%s shows numbers for %d class names: no font here has the letters of %s; %s says which is which, and a font "
+        "with them, such as one of Noto's, shows the names", picture, len(numbered), next(iter(numbered.values())), key,
+    )  # fmt: skip
+
+
 def legend(classes: ClassTable, present: Collection[int] | None = None, width: int = 640) -> np.ndarray:
     """Draw the names and colours of classes in as many columns as fit.
 
     Args:
-        classes: The classes; OpenCV's font draws ASCII names.
+        classes: The classes; see ``shown_names`` for what stands for a name that cannot be drawn.
         present: The train ids to list; None for all. Ids outside the table are left out.
         width: Of the picture in pixels; a name that needs more widens it.
 
@@ -45,8 +79,8 @@ def legend(classes: ClassTable, present: Collection[int] | None = None, width: i
         (rows, width, 3) uint8 RGB on a light background.
     """
     listed = [i for i in range(len(classes)) if present is None or i in present]
-    text_widths = [cv2.getTextSize(classes.names[i], _FONT, _FONT_SCALE, 1)[0][0] for i in listed]
-    column = _SWATCH + 3 * _PAD + max(text_widths, default=0)
+    names = shown_names(classes)
+    column = _SWATCH + 3 * _PAD + max((lettering.width(names[i]) for i in listed), default=0)
     columns = max(1, (width - _PAD) // column)
     rows = max(1, -(-len(listed) // columns))
     picture = np.full((rows * _ROW + _PAD, max(width, column + _PAD), 3), PAPER, np.uint8)
@@ -56,9 +90,7 @@ def legend(classes: ClassTable, present: Collection[int] | None = None, width: i
         corners = ((x, y + 4), (x + _SWATCH, y + _ROW - 4))
         cv2.rectangle(picture, *corners, classes.palette[i], cv2.FILLED)
         cv2.rectangle(picture, *corners, FRAME, 1)
-        cv2.putText(
-            picture, classes.names[i], (x + _SWATCH + _PAD, y + _ROW - 8), _FONT, _FONT_SCALE, INK, 1, cv2.LINE_AA
-        )
+        lettering.write(picture, names[i], (x + _SWATCH + _PAD, y + _ROW - 8), INK)
     return picture
 
 
@@ -96,7 +128,7 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), gap
             picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         if titles:
             head = np.full((_ROW, picture.shape[1], 3), PAPER, np.uint8)
-            cv2.putText(head, titles[i], (_PAD // 2, _ROW - 8), _FONT, _FONT_SCALE, INK, 1, cv2.LINE_AA)
+            lettering.write(head, titles[i], (_PAD // 2, _ROW - 8), INK)
             picture = np.vstack([head, picture])
         if i:
             row.append(np.full((picture.shape[0], gap, 3), PAPER, np.uint8))

@@ -75,7 +75,7 @@ class Demo:
             for path, name in zip(inputs, names, strict=True):
                 (self._video if _is_video(path) else self._image)(path, name, advance)
             progress.update(bar, total=self.images)  # some videos miscount their frames
-        _write_image(self.output / LEGEND, drawing.legend(self.model.classes, self._present))
+        self._legend(self.output / LEGEND)
         self.total_seconds = time.perf_counter() - start
 
     def summary(self) -> str:
@@ -103,6 +103,14 @@ class Demo:
         self.seconds.append(time.perf_counter() - start)  # the copy to the CPU has waited for the device
         self._present.update(np.flatnonzero(np.bincount(mask.ravel())).tolist())
         return mask
+
+    def _legend(self, path: Path) -> None:
+        classes = self.model.classes
+        _write_image(path, drawing.legend(classes, self._present))
+        try:
+            drawing.write_key(path, classes, drawing.shown_names(classes))
+        except OSError as error:
+            raise UserError(f"{path} has no key ({error}); choose another folder with output=FOLDER") from error
 
     def _refuse_to_overwrite(self, inputs: Sequence[Path], names: Sequence[str]) -> None:
         """Compare files, not names: links and file systems that ignore case give one file several."""

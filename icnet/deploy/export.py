@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from icnet.data import public_description
 from icnet.deploy.onnx_graph import complete, compute_shapes, convert, import_onnx, newest_opset
+from icnet.deploy.onnx_seal import CONTENT_SHA256, UNSEALED, seal
 from icnet.deploy.onnx_session import HEADS, ONNX_SUFFIX
 from icnet.deploy.trained_network import Network, trained_on
 from icnet.deploy.verify import Agreement, sample_images, verify_onnx
 from icnet.errors import UserError
-from icnet.models.checkpoints import sha256
 from icnet.models.folding import fold_batchnorm
+from icnet.models.integrity import sha256
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run import files
@@ -118,8 +119,9 @@ def export_onnx(
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     model.producer_name = "icnet"
     model.producer_version = __version__
-    onnx.helper.set_model_props(model, {"normalize": json.dumps(spec.normalize), "head": spec.head, **(metadata or {})})
-    _write(complete(model).SerializeToString(), path)
+    own = {CONTENT_SHA256: UNSEALED, "normalize": json.dumps(spec.normalize), "head": spec.head}
+    onnx.helper.set_model_props(model, own | dict(metadata or {}))
+    _write(seal(complete(model).SerializeToString()), path)
 
 
 def export_verified(model: Network, path: Path, spec: GraphSpec, images: str | None = None) -> Agreement:

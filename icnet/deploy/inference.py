@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from icnet.errors import UserError
 from icnet.models.network import allowed_side, describe_sides
+from icnet.models.sizes import fitted, resized
 
 
 class Inference:
@@ -72,16 +72,16 @@ class Inference:
                 f"give [height,width] of {describe_sides(*_sides(segment), ' each')}"
             )
         if not self.averages:
-            return _resize(segment(_scaled(image, 1.0, segment)), size)
+            return resized(segment(fitted(image, *_sides(segment))), size)
         return _mean(self._views(segment, image, size))
 
     def _views(self, segment: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         """Yield the class probabilities that every scale and direction gives for the image, at its size."""
         for scale in self.scales:
-            scaled = _scaled(image, scale, segment)
-            yield _resize(self._windows(segment, scaled), size)
+            scaled = fitted(image, *_sides(segment), scale)
+            yield resized(self._windows(segment, scaled), size)
             if self.flip:
-                yield _resize(self._windows(segment, scaled.flip(3)).flip(3), size)
+                yield resized(self._windows(segment, scaled.flip(3)).flip(3), size)
 
     def _windows(self, segment: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         """Return the class probabilities of (N, 3, H, W), the mean of all windows that see a pixel."""
@@ -133,19 +133,3 @@ def _spans(size: int, window: int) -> Iterator[slice]:
 def _sides(segment: object) -> tuple[int, int]:
     """Return the shortest side that ``segment`` takes, and what its sides are multiples of."""
     return int(getattr(segment, "min_side", 1)), int(getattr(segment, "divisor", 1))
-
-
-def _scaled(image: Tensor, scale: float, segment: object) -> Tensor:
-    """Resize uint8 images by a factor, or by more where ``segment`` could not take a side."""
-    height, width = image.shape[2], image.shape[3]
-    sides = _sides(segment)
-    factor = max(scale, sides[0] / min(height, width))
-    size = (allowed_side(round(height * factor), *sides), allowed_side(round(width * factor), *sides))
-    if size == (height, width):
-        return image
-    return _resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    # Pixel centres aligned, as everything that resizes images does; a size, not a factor, for the sake of NPUs.
-    return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import Self, override
 
 from icnet.data.labels import ClassTable
+from icnet.deploy.onnx_seal import refuse_changed
 from icnet.deploy.onnx_session import HEADS, ONNX_SUFFIX, open_session
 from icnet.deploy.segmenter import Segmenter
 from icnet.deploy.trained_network import class_table
@@ -46,7 +47,7 @@ class OnnxSegmenter(Segmenter):
         path: A file written by ``export.py``.
 
     Raises:
-        UserError: If onnxruntime is missing, or the file is missing, broken or not from ``export.py``.
+        UserError: If onnxruntime is missing, or the file is missing, damaged or not from ``export.py``.
     """
 
     runtime = "onnxruntime"
@@ -54,6 +55,7 @@ class OnnxSegmenter(Segmenter):
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"there is no file {path}; give the path of an .onnx file written by export.py")
+        refuse_changed(path)
         session = open_session(path)
         meta = dict(session.get_modelmeta().custom_metadata_map)
         missing = [key for key in REQUIRED_METADATA if key not in meta]

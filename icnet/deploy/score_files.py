@@ -2,9 +2,11 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from icnet.data import drawing, lettering
 from icnet.data.labels import ClassTable
 from icnet.run.results import EvaluationRecord
 
@@ -50,10 +52,10 @@ def draw_confusion(path: Path, confusion: Tensor, classes: ClassTable, title: st
     """Draw the confusion matrix, rows in percent of each label's pixels.
 
     Args:
-        path: PNG file.
+        path: PNG file; numbers that stand for names in it have their key beside it, see ``drawing.write_key``.
         confusion: (C, C) counts, labels in rows.
         classes: Names.
-        title: Above the picture.
+        title: Above the picture; left out if it cannot be drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,10 +74,35 @@ def draw_confusion(path: Path, confusion: Tensor, classes: ClassTable, title: st
                 color = "black" if share > 60 else "white"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
     ticks = range(len(classes))
-    axes.set_xticks(ticks, classes.names, rotation=90)
-    axes.set_yticks(ticks, classes.names)
+    names = [name if _can_draw(name) else str(i) for i, name in enumerate(classes.names)]
+    axes.set_xticks(ticks, names, rotation=90)
+    axes.set_yticks(ticks, names)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        _choose_font(label)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
-    axes.set_title(title)
+    if _can_draw(title):
+        _choose_font(axes.set_title(title))
     figure.colorbar(image, label="% of the label's pixels", shrink=0.7)
     figure.savefig(path)
+    drawing.write_key(path, classes, names)
+
+
+def _can_draw(text: str) -> bool:
+    """Tell whether matplotlib draws a text as it is written; it shapes letters from 3.11 on."""
+    import matplotlib as mpl
+
+    if lettering.is_plain(text):
+        return True
+    shapes = mpl.__version_info__ >= (3, 11) or not lettering.needs_shaping(text)
+    return shapes and text.isprintable() and lettering.find_font(text) is not None
+
+
+def _choose_font(label: Any) -> None:
+    """Draw a label with a font that has its letters, and a dollar sign as one, not as the beginning of a formula."""
+    label.set_parse_math(False)
+    font = None if lettering.is_plain(label.get_text()) else lettering.find_font(label.get_text())
+    if font:
+        properties = label.get_fontproperties().copy()
+        properties.set_file(font)
+        label.set_fontproperties(properties)

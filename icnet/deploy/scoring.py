@@ -17,7 +17,14 @@ from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
 from icnet.run.environment import device_name
 from icnet.run.results import EvaluationRecord
-from icnet.training.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
+from icnet.training.metrics import (
+    RunningMeanIoU,
+    iou_per_category,
+    iou_per_class,
+    nothing_labelled,
+    pixel_accuracy,
+    segmentation_metrics,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +93,19 @@ class EvaluationTask(LightningModule):
 
     @override
     def on_test_epoch_end(self) -> None:
+        """Compute the scores.
+
+        Raises:
+            UserError: If no pixel was labelled, unless pictures or label ids were asked for.
+        """
         scores = self.metrics.compute()
         confusion = scores["confusion"].cpu()
+        if not confusion.any():
+            title = self.trainer.datamodule.val.title  # type: ignore[attr-defined]
+            error = nothing_labelled(f"the images ({title})", "choose a labelled split with data.val_split")
+            if not (self.pictures or self.label_ids):
+                raise error
+            log.warning("%s; what was drawn or written of the predictions is there", error)
         self.scores = EvaluationRecord(
             miou=scores["miou"].item(),
             pixel_acc=pixel_accuracy(confusion).item(),

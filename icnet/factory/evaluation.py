@@ -19,7 +19,7 @@ from icnet.errors import UserError
 from icnet.factory.data import data_set, data_title, prepare_data
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, trainer_arguments, validation_batches
-from icnet.models.checkpoints import sha256
+from icnet.models.integrity import sha256
 from icnet.run.environment import environment
 from icnet.run.paths import RunPaths
 from icnet.run.results import EvaluationRecord

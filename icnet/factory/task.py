@@ -1,5 +1,6 @@
 """From configuration to the task that is trained: network, loss, optimizer and schedule in one LightningModule."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,11 +17,14 @@ from icnet.factory.loss import criterion, output_weights
 from icnet.factory.network import description, network
 from icnet.factory.resuming import described_groups
 from icnet.models import network_class
-from icnet.models.network import describe_sides
+from icnet.models.network import SegmentationNetwork, describe_sides
+from icnet.training.freezing import check_parts
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.precision import check_precision
 from icnet.training.segmentation_task import SegmentationTask
 from icnet.version import __version__
+
+log = logging.getLogger(__name__)
 
 
 def resolve_task(config: TrainConfig) -> TrainConfig:
@@ -33,13 +37,14 @@ def resolve_task(config: TrainConfig) -> TrainConfig:
         The configuration with the network's own backbone if none is given, and without one if it has none.
 
     Raises:
-        UserError: If the network, one of its options, outputs or weights is unknown, or the crop does not suit it; or
-            if the opt level is unknown, has no such loss scale, or does not run on the device.
+        UserError: If the network, one of its options, outputs, weights or parts is unknown, or the crop does not suit
+            it; or if the opt level is unknown, has no such loss scale, or does not run on the device.
     """
     kind = network_class(config.model.name)
     options = description(config.model, 1).options
     check_precision(config.amp.opt_level, config.amp.loss_scale, device_type(config.trainer))
     output_weights(config.loss, kind)
+    check_parts(kind, config.optim.freeze)
     for side in config.data.crop_size:
         if side != kind.allowed_side(side):
             wrong = "is too small for" if side < kind.min_side else "does not suit"
@@ -78,9 +83,8 @@ def optimizer_factory(optim: OptimConfig, scheduler: SchedulerConfig) -> Callabl
     """Return what builds the optimizer and its schedule once the length of the run is known."""
 
     def configure(task: SegmentationTask) -> dict[str, Any]:
-        groups = parameter_groups(
-            task.net.backbone_parameters(), task.net.head_parameters(), optim.lr, optim.head_lr_mult
-        )
+        parts = task.net.backbone_parameters(), task.net.head_parameters()
+        groups = parameter_groups(*parts, optim.lr, optim.head_lr_mult, optim.backbone_lr_mult)
         optimizer = OPTIMIZERS[optim.name](groups, optim)
         schedule = SCHEDULES[scheduler.name](optimizer, scheduler, task.trainer)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
@@ -100,6 +104,34 @@ def total_steps(trainer: Trainer) -> int:
     return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
 
+def check_training(config: TrainConfig, net: SegmentationNetwork) -> None:
+    """Refuse a training of nothing, and warn where a setting has no effect or keeps random weights.
+
+    Args:
+        config: Of the run.
+        net: The network, with what is frozen in it.
+
+    Raises:
+        UserError: If every parameter is frozen or has a learning rate of 0.
+    """
+    optim = config.optim
+    backbone = net.backbone_parameters()
+    moving = [*net.head_parameters(), *(backbone if optim.backbone_lr_mult else ())]
+    if not any(parameter.requires_grad for parameter in moving):
+        raise UserError(
+            f"optim.backbone_lr_mult=0 with optim.freeze=[{','.join(optim.freeze)}] leaves nothing to train; "
+            "change one of them"
+        )
+    if optim.backbone_lr_mult != 1 and not backbone:
+        log.warning("optim.backbone_lr_mult changes nothing: %s has no backbone", config.model.name)
+    kept = optim.freeze or (backbone and not optim.backbone_lr_mult)
+    if kept and not (config.model.weights or config.model.backbone_weights or config.resume):
+        log.warning(
+            "optim.freeze and optim.backbone_lr_mult=0 keep random weights: neither model.weights nor "
+            "model.backbone_weights is given"
+        )
+
+
 def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
     """Build the LightningModule with everything in it."""
     net = network(config.model, len(classes), channels_last=config.trainer.accelerator != "npu")
@@ -115,6 +147,9 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
         "data_title": data_title(config.data),
         "seed": config.seed,
     }
-    return SegmentationTask(
-        net, criterion(config.loss, net), classes, optimizer_factory(config.optim, config.scheduler), meta
-    )
+    built = SegmentationTask(
+        net, criterion(config.loss, net), classes, optimizer_factory(config.optim, config.scheduler), meta,
+        frozen=config.optim.freeze,
+    )  # fmt: skip
+    check_training(config, net)
+    return built

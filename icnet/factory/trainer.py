@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
-    EMAWeightAveraging,
     LearningRateMonitor,
     RichModelSummary,
     RichProgressBar,
@@ -43,9 +42,11 @@ from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
+from icnet.training.callbacks.stop_without_labels import StopWithoutLabels
 from icnet.training.callbacks.training_results import TrainingResults
 from icnet.training.callbacks.validation_pictures import ValidationPictures
 from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
+from icnet.training.callbacks.weight_average import ExponentialAverage
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.precision import precision_plugin
 
@@ -150,7 +151,7 @@ def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) 
     if wanted.device_stats:
         built.append(DeviceStatsMonitor())
     if wanted.ema_decay:
-        built.append(EMAWeightAveraging(decay=wanted.ema_decay))
+        built.append(ExponentialAverage(wanted.ema_decay))
     if wanted.early_stop_patience:
         built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
     if trainer.profiler and trainer.accelerator == "npu":
@@ -165,7 +166,8 @@ def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) 
         auto_insert_metric_name=False,
         enable_version_counter=False,
     )
-    return [*built, CheckpointOnSignal(run.last), best, LastCheckpoint(run.last, wanted.checkpoint_every_n_steps)]
+    last = LastCheckpoint(run.last, wanted.checkpoint_every_n_steps)
+    return [*built, CheckpointOnSignal(run.last), best, last, StopWithoutLabels()]
 
 
 def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
@@ -177,6 +179,7 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     warnings.filterwarnings(
         "ignore", message=r".*following callbacks: \[\"ModelCheckpoint\{'monitor': None[^\"]*\"\]"
     )  # of 0.1
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # optim.freeze says so
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its heir is not in torch 2.11
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
         logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice

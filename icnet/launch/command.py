@@ -96,7 +96,8 @@ class Command:
         """Run ``main`` with a log in its run folder."""
         about, group = HydraConfig.get(), rank.from_environment()
         run_folder.clear_failure(Path(about.runtime.output_dir))
-        run_folder.make_output_folder(config.output_dir)
+        key = "hydra.sweep.dir" if about.mode == RunMode.MULTIRUN else "hydra.run.dir"
+        run_folder.make_output_folder(config.output_dir, key=key)
         if group:
             config = replace(config, trainer=rank.fit_trainer(config.trainer, group, about.overrides.task))
         elif config.trainer.num_nodes > 1:

@@ -58,8 +58,14 @@ def composition_error(error: Exception, conf: Path, overrides: Iterable[str]) ->
         return _wrong_option(conf, overrides)
     if isinstance(error, OSError):
         place = f"{error.filename} cannot be used as a folder ({error.strerror})"
-        return f"{place}; choose another with hydra.run.dir=PATH"
+        key = "hydra.sweep.dir" if sweeps(overrides) else "hydra.run.dir"
+        return f"{place}; choose another with {key}=PATH"
     return None
+
+
+def sweeps(overrides: Iterable[str]) -> bool:
+    """Tell whether a command line asks for several runs."""
+    return bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(overrides))
 
 
 def write_error(error: BaseException, log: TextIO) -> None:

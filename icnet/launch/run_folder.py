@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icnet.errors import UserError
-from icnet.launch.messages import DEFECT, USER_MISTAKE
+from icnet.launch.messages import DEFECT, USER_MISTAKE, sweeps
 from icnet.launch.rank import ProcessRank, from_environment
 from icnet.run.paths import RunPaths, failures_below
 
@@ -81,15 +81,19 @@ def shared_run_folder(overrides: Sequence[str]) -> SharedRunFolder | None:
     rank = from_environment()
     if rank is None:
         return None
-    if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(overrides):
+    if sweeps(overrides):
         if rank.rank:
             sys.exit(USER_MISTAKE)
         raise UserError("-m in a group of torchrun or srun would sweep in every process; start it by python alone")
     return SharedRunFolder(rank, overrides)
 
 
-def make_output_folder(folder: str) -> None:
+def make_output_folder(folder: str, *, key: str = "hydra.run.dir") -> None:
     """Create ``output_dir``.
+
+    Args:
+        folder: Its path.
+        key: What chooses it.
 
     Raises:
         UserError: If that cannot be.
@@ -98,7 +102,7 @@ def make_output_folder(folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"output_dir={folder} is no folder ({error.strerror}); choose another with hydra.run.dir=PATH"
+            f"output_dir={folder} is no folder ({error.strerror}); choose another with {key}=PATH"
         ) from error
 
 

@@ -1,10 +1,9 @@
 """Reading weights: our own checkpoints, published ``.pth`` files and ImageNet backbones.
 
 Every file is loaded with ``weights_only``: a file that holds code is refused, never run. All key layouts are
-translated to this project's before anything else sees them.
+translated to this project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
 """
 
-import hashlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from icnet.errors import UserError
 from icnet.models import NETWORKS, network_options
+from icnet.models.integrity import ZIP_HEAD, is_archive, no_checkpoint, refuse_damaged, refuse_rest, sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS
 
@@ -62,29 +62,28 @@ class Checkpoint:
         return self.network.num_classes
 
 
-def sha256(path: Path) -> str:
-    """Return the file's SHA-256 as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load_file(path: Path) -> Any:
     """Load a ``.pth``, ``.ckpt`` or ``.safetensors`` file onto the CPU without running anything in it.
 
     Raises:
-        UserError: If the file is missing, truncated, not a checkpoint, or holds pickled code.
+        UserError: If the file is missing, damaged, not a checkpoint, or holds pickled code.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}; give the path of an existing .ckpt or .pth file")
     try:
+        refuse_damaged(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file as load_safetensors
 
             return load_safetensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if is_archive(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            refuse_rest(path, file.tell())
+        return content
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or (_is_pickle_or_zip(path) and "Unsupported" in str(error)):
@@ -93,23 +92,17 @@ def load_file(path: Path) -> Any:
                 f"{path} holds pickled code{code} and was not loaded; "
                 "give a file of plain tensors, such as one saved by torch.save(model.state_dict(), path)"
             ) from error
-        raise _broken(path) from error
+        raise no_checkpoint(path) from error
     except PermissionError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
     except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
-        raise _broken(path) from error
+        raise no_checkpoint(path) from error
 
 
 def _is_pickle_or_zip(path: Path) -> bool:
     # A saved web page or a Git LFS pointer is neither, but torch.load tries to unpickle it all the same.
     with path.open("rb") as file:
-        return file.read(4).startswith((b"\x80", b"PK\x03\x04"))
-
-
-def _broken(path: Path) -> UserError:
-    return UserError(
-        f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint; copy or download it again"
-    )
+        return file.read(4).startswith((b"\x80", ZIP_HEAD))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -208,12 +201,16 @@ def _from_hub(source: str) -> Path:
             "is not installed; give a file or run 'pip install huggingface_hub'"
         ) from error
     try:
-        return Path(hf_hub_download(source, "model.safetensors"))
+        path = Path(hf_hub_download(source, "model.safetensors"))
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
         raise UserError(
             f"model.backbone_weights={source} is no file and could not be downloaded from the hub "
             f"({type(error).__name__}); check the id and the connection, or give a file"
         ) from error
+    kept = path.resolve().name  # the hub's cache calls large files by their SHA-256
+    if re.fullmatch("[0-9a-f]{64}", kept) and sha256(path) != kept:
+        raise UserError(f"{path} is damaged: it does not have the SHA-256 {kept}; remove it to download it again")
+    return path
 
 
 def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: object) -> None:

@@ -33,6 +33,9 @@ class ICNet(SegmentationNetwork):
     min_side: ClassVar[int] = 64  # the quarter image's branch shrinks by 32: below, nothing is left to pool
     loss_weights: ClassVar[Mapping[str, float]] = {"sub124": 1.0, "sub24": 0.4, "sub4": 0.4}  # the reference's
     classifiers: ClassVar[tuple[str, ...]] = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "sub1": ("sub1.",), "backbone": ("backbone.",), "head": ("cff_24.", "cff_12.", "classifier.")
+    }  # fmt: skip
 
     def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
         super().__init__(num_classes)

@@ -54,6 +54,7 @@ class SegmentationNetwork(nn.Module):
         divisor: What both sides have to be a multiple of; 1 = anything.
         loss_weights: The training outputs' names, and the weight of each in the loss unless ``loss.weights`` says else.
         classifiers: How the names of those parameters begin whose shape depends on the number of classes.
+        parts: What ``optim.freeze`` may name, and how the names of the modules in each begin, such as ``backbone.``.
         mean: Of the input, per RGB channel, for images scaled to 0-1.
         std: Likewise.
 
@@ -67,6 +68,7 @@ class SegmentationNetwork(nn.Module):
     divisor: ClassVar[int] = 1
     loss_weights: ClassVar[Mapping[str, float]]
     classifiers: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
 
@@ -110,7 +112,7 @@ class SegmentationNetwork(nn.Module):
             )
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that are trained at ``optim.lr``: those that ImageNet weights exist for."""
+        """Return the parameters trained at ``optim.lr`` times ``optim.backbone_lr_mult``: those of ImageNet weights."""
         backbone = self.imagenet_backbone()
         return [] if backbone is None else list(backbone.parameters())
 

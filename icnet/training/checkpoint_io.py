@@ -1,4 +1,4 @@
-"""Saving checkpoints so that a crash or a full disk never costs the previous one."""
+"""Saving checkpoints so that a crash or a full disk never costs the previous one, and refusing damaged ones."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from icnet.errors import UserError
+from icnet.models.integrity import is_archive, no_checkpoint, refuse_damaged
 from icnet.run.files import atomic_file
 
 
@@ -32,8 +33,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             kept = f"; the previous {target.name} is whole" if target.exists() else ""
             raise UserError(
                 f"{target} could not be written ({reason}){kept}; "
-                "free some space or choose another folder with hydra.run.dir=PATH"
+                "free some space or choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
             ) from error
+
+    @override
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Load a checkpoint whose records are what was written.
+
+        Raises:
+            UserError: If it is damaged, or none that a training wrote.
+        """
+        if not is_archive(Path(path)):
+            raise no_checkpoint(Path(path))
+        refuse_damaged(Path(path))
+        return super().load_checkpoint(path, *args, **options)
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:

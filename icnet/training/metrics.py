@@ -9,6 +9,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJac
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from icnet.errors import UserError
+
 
 class RunningMeanIoU(Metric):
     """The figure that the reference and its Ascend port report as mIoU.
@@ -18,6 +20,9 @@ class RunningMeanIoU(Metric):
     it exists for comparison with tables that were made with it. Here an image always counts by itself and in the order
     of its index in the data set, so the value depends neither on the batch size nor on the number of devices.
 
+    Of each image two counts per class are kept, as the union is a sum of counts too: 14 MB for 5,000 images of 171
+    classes, where confusion matrices would take 1.2 GB.
+
     Args:
         num_classes: Number of classes.
         ignore_index: Label that does not count.
@@ -25,14 +30,14 @@ class RunningMeanIoU(Metric):
 
     full_state_update = False
     index: list[Tensor]
-    confusion: list[Tensor]
+    counts: list[Tensor]  # (1, 2, C) of each image: hits and union
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.add_state("index", [], dist_reduce_fx="cat")
-        self.add_state("confusion", [], dist_reduce_fx="cat")
+        self.add_state("counts", [], dist_reduce_fx="cat")
 
     @override
     def update(self, preds: Tensor, target: Tensor, index: Tensor) -> None:
@@ -48,12 +53,15 @@ class RunningMeanIoU(Metric):
         for pred, label in zip(preds, target, strict=True):
             # Ignored pixels go to a bin of their own behind the others, so that no shape depends on the data.
             pair = torch.where(label == self.ignore_index, classes**2, label.long() * classes + pred.long())
-            counts = torch.bincount(pair.flatten(), minlength=classes**2 + 1)[:-1]
-            self.confusion.append(counts.view(1, classes, classes))
+            confusion = torch.bincount(pair.flatten(), minlength=classes**2 + 1)[:-1].view(classes, classes)
+            hits = confusion.diagonal()
+            union = confusion.sum(0) + confusion.sum(1) - hits
+            self.counts.append(torch.stack([hits, union])[None])
 
     def miou_of_latest(self, count: int) -> list[float]:
         """Return the mIoU (0-1) of each of the last images by itself; NaN for an image without labels."""
-        return [iou_per_class(confusion[0]).nanmean().item() for confusion in self.confusion[-count:]]
+        latest = [counts[0].cpu().double() for counts in self.counts[-count:]]
+        return [(hits / union).nanmean().item() for hits, union in latest]
 
     @override
     def compute(self) -> Tensor:
@@ -61,11 +69,9 @@ class RunningMeanIoU(Metric):
         if len(self.index) == 0:  # a list here, one tensor after the gathering over devices
             return torch.tensor(float("nan"), device=self.device)
         order = torch.argsort(dim_zero_cat(self.index))
-        so_far = dim_zero_cat(self.confusion)[order].cpu().cumsum(0).double()
-        if not so_far[-1].any():
+        hits, union = dim_zero_cat(self.counts)[order].cpu().cumsum(0).double().unbind(1)
+        if not union[-1].any():
             return torch.tensor(float("nan"))  # there are no labels at all
-        hits = so_far.diagonal(dim1=1, dim2=2)
-        union = so_far.sum(1) + so_far.sum(2) - hits
         return (hits / union.clamp(min=1)).mean(1).mean().float()
 
 
@@ -89,6 +95,16 @@ def segmentation_metrics(num_classes: int, ignore_index: int) -> MetricCollectio
         },
         compute_groups=[["miou", "confusion"]],
     )
+
+
+def nothing_labelled(images: str, fix: str) -> UserError:
+    """Return the error for images of which no pixel is labelled, so that every score would be NaN.
+
+    Args:
+        images: Which they are.
+        fix: What to do.
+    """
+    return UserError(f"no pixel of {images} has a class, so that there is nothing to score; {fix}")
 
 
 def iou_per_class(confusion: Tensor) -> Tensor:

@@ -9,18 +9,23 @@ from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
 
 
 def parameter_groups(
-    backbone: Sequence[nn.Parameter], head: Sequence[nn.Parameter], lr: float, head_lr_mult: float
-) -> list[dict[str, object]]:
-    """Split the network into ``backbone``, trained at ``lr``, and ``head``, at another rate.
+    backbone: Sequence[nn.Parameter], head: Sequence[nn.Parameter], lr: float, head_lr_mult: float,
+    backbone_lr_mult: float = 1.0,
+) -> list[dict[str, object]]:  # fmt: skip
+    """Split the network into ``backbone`` and ``head``, each trained at a rate of its own.
+
+    Frozen parameters stay in their group: without a gradient no optimizer touches them, and a run that is resumed may
+    freeze others.
 
     Args:
         backbone: Parameters that ImageNet weights exist for.
         head: The others.
         lr: Learning rate.
         head_lr_mult: Learning rate of ``head`` in units of ``lr``.
+        backbone_lr_mult: Learning rate of ``backbone`` in units of ``lr``; at 0 its weights stay.
     """
     return [
-        {"params": list(backbone), "lr": lr, "name": "backbone"},
+        {"params": list(backbone), "lr": lr * backbone_lr_mult, "name": "backbone"},
         {"params": list(head), "lr": lr * head_lr_mult, "name": "head"},
     ]
 
@@ -54,7 +59,7 @@ class _KeepsGradients:
     places: list[int] | None = None
 
     def __call__(self, optimizer: Optimizer, *_: object) -> None:
-        params = [param for group in optimizer.param_groups for param in group["params"]]
+        params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
         places = [param.grad.data_ptr() if param.grad is not None else 0 for param in params]
         self.places = self.places or places
         if not all(places) or places != self.places:

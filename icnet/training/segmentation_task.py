@@ -1,19 +1,20 @@
 """The LightningModule: a wire between network, loss, metrics and optimizer."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics import MeanMetric
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from icnet.data.labels import IGNORE_INDEX, ClassTable
 from icnet.models.checkpoints import META_KEY
 from icnet.models.network import SegmentationNetwork
+from icnet.models.sizes import fitted, resized
+from icnet.training.freezing import freeze, keep_statistics
 from icnet.training.losses import CascadeLoss
 from icnet.training.metrics import RunningMeanIoU, iou_per_class, pixel_accuracy, segmentation_metrics
 
@@ -38,11 +39,12 @@ class SegmentationTask(LightningModule):
         configure: Returns what ``configure_optimizers`` should; called with this task once the trainer is attached.
         meta: Plain values that describe the model and its data; saved in every checkpoint.
         ignore_index: Mask value that does not count.
+        frozen: The parts of the network whose weights and BatchNorm statistics stay.
     """
 
     def __init__(
         self, net: SegmentationNetwork, criterion: CascadeLoss, classes: ClassTable, configure: OptimizerFactory,
-        meta: Mapping[str, Any], ignore_index: int = IGNORE_INDEX,
+        meta: Mapping[str, Any], ignore_index: int = IGNORE_INDEX, frozen: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.net = net
@@ -56,6 +58,15 @@ class SegmentationTask(LightningModule):
         self.ignore_index = ignore_index
         self.confusion: Tensor | None = None  # (C, C) of the last complete validation
         self._configure = configure
+        self._frozen = tuple(frozen)
+        freeze(net, self._frozen)
+        keep_statistics(net, self._frozen)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        keep_statistics(self.net, self._frozen)
+        return self
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, 3, H, W) uint8 to the network's outputs."""
@@ -86,22 +97,14 @@ class SegmentationTask(LightningModule):
     def _segment(self, image: Tensor) -> Tensor:
         """Return logits at the size of whole images; enlarge them where the network does not take a side.
 
-        Sizes and rounding are those of ``icnet.deploy.inference``, so that evaluation finds the same scores.
-
         Args:
             image: (N, 3, H, W) uint8.
 
         Returns:
             (N, C, H, W).
         """
-        height, width = image.shape[2], image.shape[3]
-        factor = max(1.0, self.net.min_side / min(height, width))
-        size = self.net.allowed_side(round(height * factor)), self.net.allowed_side(round(width * factor))
-        if size == (height, width):
-            return self(image)
-        larger = functional.interpolate(image.float(), size=size, mode="bilinear", align_corners=False)
-        logits = self(larger.round().clamp(0, 255).to(torch.uint8))
-        return functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        logits = self(fitted(image, self.net.min_side, self.net.divisor))
+        return resized(logits, (image.shape[2], image.shape[3]))
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import cv2
+import matplotlib as mpl
+import pytest
 import torch
+from matplotlib.figure import Figure
 
+from icnet.data import lettering
 from icnet.data.labels import ClassTable
 from icnet.deploy.score_files import draw_confusion, print_scores, write_csv
 from icnet.run.results import EvaluationRecord
@@ -35,6 +39,37 @@ def test_confusion_becomes_a_picture(tmp_path):
     classes = ClassTable(("dark", "bright"), ((0, 0, 0), (9, 9, 9)))
     draw_confusion(tmp_path / "confusion.png", torch.tensor([[3, 1], [0, 0]]), classes, "title")
     assert cv2.imread(str(tmp_path / "confusion.png")) is not None
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """What stands at the rows of each picture that is written, and its title."""
+    found = []
+
+    def note(figure, path):
+        axes = figure.axes[0]
+        found.append(([label.get_text() for label in axes.get_yticklabels()], axes.get_title()))
+        return save(figure, path)
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", note)
+    return found
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns of every letter that it draws as a box
+def test_confusion_names_its_classes_in_any_script_or_by_number(tmp_path, monkeypatch, ticks):
+    classes = ClassTable(("дорога", "road $1$ and $2", "道路"), ((0, 0, 0), (9, 9, 9), (5, 5, 5)))
+    dejavu = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    lettering.find_font.cache_clear()
+    monkeypatch.setattr(lettering, "font_files", lambda: iter([dejavu]))
+    for title in ("город, val: best.ckpt", "城市, val: best.ckpt"):
+        draw_confusion(tmp_path / "confusion.png", torch.eye(3), classes, title)
+    lettering.find_font.cache_clear()
+    assert ticks == [
+        (["дорога", "road $1$ and $2", "2"], "город, val: best.ckpt"),
+        (["дорога", "road $1$ and $2", "2"], ""),
+    ]
+    assert (tmp_path / "confusion.txt").read_text("utf-8") == "2 道路\n"
 
 
 def test_writers_stand_apart_from_the_task_that_counts():

@@ -8,6 +8,7 @@ from torch import nn
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
 from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, describe, export_onnx
+from icnet.deploy.onnx_seal import CONTENT_SHA256
 from icnet.deploy.onnx_segmenter import OnnxSegmenter
 from icnet.deploy.torch_segmenter import TorchSegmenter
 from icnet.deploy.trained_network import model_title, read_network
@@ -104,7 +105,7 @@ def test_onnx_labels_become_one_hot_logits(checkpoint, tmp_path, image):
 
 def test_foreign_onnx_is_refused_by_what_it_lacks(onnx_file, tmp_path):
     model = onnx.load(onnx_file)
-    kept = [entry for entry in model.metadata_props if entry.key not in ("palette", "head")]
+    kept = [entry for entry in model.metadata_props if entry.key not in ("palette", "head", CONTENT_SHA256)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     onnx.save(model, tmp_path / "foreign.onnx")
@@ -114,9 +115,9 @@ def test_foreign_onnx_is_refused_by_what_it_lacks(onnx_file, tmp_path):
 
 
 def changed(file, path, **entries):
-    """Copy an .onnx file with other metadata; None leaves an entry out."""
+    """Copy an .onnx file with other metadata, as one that was made so; None leaves an entry out."""
     model = onnx.load(file)
-    meta = {entry.key: entry.value for entry in model.metadata_props} | entries
+    meta = {entry.key: entry.value for entry in model.metadata_props} | {CONTENT_SHA256: None} | entries
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {key: value for key, value in meta.items() if value is not None})
     onnx.save(model, path)

@@ -49,6 +49,8 @@ def check_network(name: str, num_classes: int = 5, **options: Any) -> None:
     tensors = net.state_dict()
     for beginning in kind.classifiers:
         assert any(key.startswith(beginning) for key in tensors), beginning
+    for part, beginnings in kind.parts.items():
+        assert any(key.startswith(beginnings) for key, _ in net.named_parameters()), part
     other = build_network(name, num_classes + 1, **options).state_dict()
     assert other.keys() == tensors.keys()
     differing = {key for key, value in other.items() if value.shape != tensors[key].shape}

@@ -170,6 +170,27 @@ def test_running_mean_equals_the_plain_reference():
     assert abs(whole.compute()["miou"].item() - wanted) > 0.01  # not the same figure
 
 
+def test_running_mean_has_the_digits_of_whole_confusion_matrices_and_keeps_two_counts_per_class():
+    images, classes = 40, 23
+    preds, target = some_images(images, classes)
+    order = np.random.default_rng(1).permutation(images).tolist()
+    running = RunningMeanIoU(classes, IGNORE)
+    matrices = {}
+    for index in order:
+        running.update(preds[[index]], target[[index]], torch.tensor([index]))
+        counted = target[index] != IGNORE
+        pairs = classes * target[index][counted] + preds[index][counted]
+        matrices[index] = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    so_far = torch.stack([matrices[index] for index in range(images)]).cumsum(0).double()
+    hits = so_far.diagonal(dim1=1, dim2=2)
+    union = so_far.sum(1) + so_far.sum(2) - hits
+    assert torch.equal(running.compute(), (hits / union.clamp(min=1)).mean(1).mean().float())
+    wanted = [iou_per_class(matrices[index]).nanmean().item() for index in order[-5:]]
+    assert running.miou_of_latest(5) == wanted
+    kept = [value for name in running._reductions for value in getattr(running, name)]
+    assert sum(value.numel() * value.element_size() for value in kept) == images * 8 * (2 * classes + 1)
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_running_mean_without_images_is_nan():
     assert math.isnan(RunningMeanIoU(3, IGNORE).compute().item())

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 from typing_extensions import override
 
 from icnet.run.files import atomic_file
@@ -14,8 +16,13 @@ from icnet.run.paths import BEST, RunPaths
 class BestCheckpoint(ModelCheckpoint):
     """Keeps its score when a run is resumed in another folder, where Lightning would forget it.
 
-    ``copy_best_checkpoint`` has to copy the file first.
+    ``copy_best_checkpoint`` has to copy the file first. A score that is NaN is none: it neither makes a best checkpoint
+    nor takes the place of one, where Lightning would call the first of such epochs the best.
     """
+
+    @override
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        return current is not None and not bool(current.isnan()) and super().check_monitor_top_k(trainer, current)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
