@@ -76,7 +76,9 @@ class DataConfig(Keys, above="data."):
     val_split: str = key("val", "split to validate or evaluate on")
     train_samples: int | None = key(None, "train on the first so many samples only", unit="null = all", low=1)
     label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
-    classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
+    classes: str | None = key(
+        None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml", affects_result=False
+    )
     street: StreetConfig = key(StreetConfig, "the embedded synthetic scenes (data=street)")
     options: dict[str, Any] = key(dict, "what other data sets take: +data.options.KEY=VALUE")
     crop_size: list[int] = key([960, 960], "size of a training sample", unit="pixels (H, W)", low=1, pair="[512,1024]")

@@ -75,7 +75,7 @@ class ClaimFolder(Callback):
 def _rename(config: DictConfig, key: str, folder: Path) -> None:
     """Give a folder another name, in the jobs of a multirun too."""
     quoted = str(folder).replace("'", r"\'")
-    with read_write(config):
+    with read_write(config.hydra):
         OmegaConf.update(config, key, str(folder))
         if key == "hydra.sweep.dir":
             config.hydra.overrides.hydra.append(f"{key}='{quoted}'")

@@ -33,11 +33,22 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     known = [config for config in configs if config]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [(key, [text(config[key]) if key in config else "" for config in configs]) for key in keys]
-    return [
+    found = [
         (key, values)
         for key, values in rows
         if affects_result(key) and len({text(config[key]) for config in known if key in config}) > 1
     ]
+    told = [run.record.fingerprint for run in runs]
+    first = next((data for data in told if data), None)
+    if first and any(data and data_changes(first, data) for data in told):
+        found.append(("data", [_short(data) if data else "" for data in told]))
+    return found
+
+
+def _short(data: DataFingerprint) -> str:
+    """Return number of samples and beginning of the digest of each split, such as ``train 6 ab12cd34``."""
+    splits = [(name, getattr(data, name)) for name in ("train", "val")]
+    return ", ".join(f"{name} {split.samples} {(split.sha256 or '')[:8]}" for name, split in splits if split)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

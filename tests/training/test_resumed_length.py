@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def train(small, script, tmp_path, monkeypatch):
-    """Train into a folder below tmp_path; returns the folder, the learning rates (of each step or epoch), and the log."""
+    """Train into a folder below tmp_path; returns the folder, the learning rates, and the log."""
     monkeypatch.setitem(NETWORKS, "small", Small)
     words = [word for word in small if not word.startswith(("callbacks.pictures", "logger", "model="))]
 
