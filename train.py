@@ -9,16 +9,16 @@ def main(config: TrainConfig) -> float | None:
     """Prepare the data, then train in as many processes as there are devices; returns the best val/miou."""
     from icnet import factory
     from icnet.launch import processes
-    from icnet.run.folder import archive_finished, finished_results, refuse_evaluation
+    from icnet.run.folder import archive_finished, refuse_evaluation
 
     refuse_evaluation(config)
     config = factory.resolve_task(factory.resolve(config))
-    done = finished_results(config)
+    factory.prepare_data(config.data)
+    done = factory.finished_results(config)
     if done:
         print(f"{config.output_dir} is done already (skip_finished=false to train it again)")
         return done.best_miou
     archive_finished(config)
-    factory.prepare_data(config.data)
     config = factory.resolve_resume(processes.resumed_after_restart(config))
     return processes.run(fit, config, factory.process_count(config.trainer))
 
@@ -37,11 +37,12 @@ def fit(config: TrainConfig) -> float | None:
     seed_everything(config.seed, verbose=False)
     factory.prepare_device(config.trainer)
     data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
-    task = factory.task(config, data.classes)
+    fingerprint = factory.recorded_fingerprint(config.data)
+    task = factory.task(config, data.classes, fingerprint)
     run = RunPaths(Path(config.output_dir))
     if config.resume:
         factory.copy_best_checkpoint(Path(config.resume), run.folder)
-    trainer = factory.lightning_trainer(config, data)
+    trainer = factory.lightning_trainer(config, data, fingerprint)
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     if not trainer.is_global_zero:
         return None

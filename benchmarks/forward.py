@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     device = common.prepare(args.threads, args.device)
 
-    net = factory.network(ModelConfig(backbone=args.backbone), len(CITYSCAPES_CLASSES), channels_last=False)
+    net = factory.network(ModelConfig(backbone=args.backbone), CITYSCAPES_CLASSES.names, channels_last=False)
     reference_net = None
     if args.reference:
         (reference,) = import_reference(args.reference, "models.icnet:ICNet")

@@ -81,6 +81,7 @@ class DataConfig(Keys, above="data."):
         "YAML file of names and colours (data=folder), or the name of one in conf/classes",
         unit="null = classes.yaml in data.root",
         path=True,
+        affects_result=False,
     )
     images: str | None = key(
         None,

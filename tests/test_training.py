@@ -115,6 +115,9 @@ def test_killed_run_resumed_equals_an_uninterrupted_one(small, tmp_path):
     _, errors = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, errors
     assert_same_weights(whole / "checkpoints" / "last.ckpt", last)
+    log = (broken / "train_0.log").read_text()
+    assert "going on from" in log
+    assert "another length" not in log
     results = [json.loads((run / "results.json").read_text()) for run in (whole, broken)]
     assert [entry["miou"] for entry in results[0]["history"]] == [entry["miou"] for entry in results[1]["history"]]
 

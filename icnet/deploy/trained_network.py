@@ -115,7 +115,14 @@ def distinct_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(colours)  # type: ignore[arg-type]
 
 
-def _classes_of(checkpoint: Checkpoint) -> ClassTable:
+def told_classes(checkpoint: Checkpoint) -> ClassTable | None:
+    """Return the classes that a checkpoint knows, in channel order; None if it does not tell.
+
+    Published checkpoints do not; those with 19 classes were trained on Cityscapes.
+
+    Raises:
+        UserError: If it names other classes than it has.
+    """
     described = checkpoint.meta.get("classes")
     count = checkpoint.num_classes
     if described:
@@ -126,6 +133,9 @@ def _classes_of(checkpoint: Checkpoint) -> ClassTable:
         if table is None or len(table) != count:
             raise UserError(f"{checkpoint.path} does not name and paint its {count} classes; give another file")
         return table
-    if count == len(CITYSCAPES_CLASSES):  # what the published checkpoints were trained on
-        return CITYSCAPES_CLASSES
-    return ClassTable(tuple(f"class_{i}" for i in range(count)), distinct_palette(count))
+    return CITYSCAPES_CLASSES if count == len(CITYSCAPES_CLASSES) else None
+
+
+def _classes_of(checkpoint: Checkpoint) -> ClassTable:
+    count = checkpoint.num_classes
+    return told_classes(checkpoint) or ClassTable(tuple(f"class_{i}" for i in range(count)), distinct_palette(count))

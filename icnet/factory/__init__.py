@@ -1,6 +1,6 @@
 """From configuration to objects, for all scripts: the only package that knows both."""
 
-from icnet.factory.data import data_module, data_title, prepare_data
+from icnet.factory.data import data_module, data_title, prepare_data, recorded_fingerprint
 from icnet.factory.devices import prepare_device, process_count, resolve
 from icnet.factory.evaluation import (
     evaluation_results,
@@ -10,7 +10,7 @@ from icnet.factory.evaluation import (
     resolve_evaluation,
 )
 from icnet.factory.network import network
-from icnet.factory.resuming import resolve_resume
+from icnet.factory.resuming import finished_results, resolve_resume
 from icnet.factory.task import resolve_task, task
 from icnet.factory.trainer import lightning_trainer
 from icnet.training.callbacks.best_checkpoint import copy_best_checkpoint
@@ -22,12 +22,14 @@ __all__ = [
     "evaluation_results",
     "evaluation_task",
     "evaluation_trainer",
+    "finished_results",
     "lightning_trainer",
     "network",
     "open_evaluated",
     "prepare_data",
     "prepare_device",
     "process_count",
+    "recorded_fingerprint",
     "resolve",
     "resolve_evaluation",
     "resolve_resume",

@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from icnet.config import DataConfig
 from icnet.data import DataSet, find_data_set
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.dataset import SegmentationDataset
+from icnet.data.fingerprint import fingerprint
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
+from icnet.run.results import DataFingerprint
 
 CONFIGURED = ("label_kind", "classes", "images", "masks", "lists", "unlabelled", "street")
 """Options of data sets that have a key of their own; those of others are in ``data.options``."""
@@ -49,6 +53,24 @@ def prepare_data(data: DataConfig) -> None:
     Called where processes are started from, once; in a group that torchrun or SLURM started, by each of its processes.
     """
     data_set(data).prepare()
+
+
+def data_fingerprint(data: DataConfig, *, training: bool = True) -> DataFingerprint:
+    """Return what tells the data from others; they have to be prepared.
+
+    Args:
+        data: Which data.
+        training: Whether the training split counts; an evaluation has none.
+
+    Raises:
+        UserError: If the data set is not where it should be, or not as it should be.
+    """
+    return fingerprint(data_set(data), train=data.train_split if training else None, val=data.val_split)
+
+
+def recorded_fingerprint(data: DataConfig) -> DataFingerprint | None:
+    """Return what tells a training's data from others in the process that records it; None in the others."""
+    return data_fingerprint(data) if getattr(rank_zero_only, "rank", 0) == 0 else None
 
 
 def batches_per_epoch(samples: int, batch_size: int, limit: float | int | None) -> int:

@@ -1,5 +1,6 @@
 """From configuration to an evaluation."""
 
+import logging
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from icnet.deploy import Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
 from icnet.deploy.scoring import EvaluationTask
 from icnet.errors import UserError
-from icnet.factory.data import data_set, data_title, prepare_data
+from icnet.factory.data import data_fingerprint, data_set, data_title, prepare_data
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, trainer_arguments, validation_batches
 from icnet.models.integrity import sha256
+from icnet.run.differences import data_changes
 from icnet.run.environment import environment
+from icnet.run.folder import refuse_other_evaluation
 from icnet.run.paths import RunPaths
-from icnet.run.results import EvaluationRecord
+from icnet.run.results import DataFingerprint, EvaluationRecord, told_fingerprint
 from icnet.training.callbacks.extreme_images import ExtremeImages
+
+log = logging.getLogger(__name__)
 
 PUBLISHED_DATA = {"name": "cityscapes"}
 """What the published ``.pth`` files, which do not tell, were trained on."""
@@ -40,13 +45,27 @@ def resolve_evaluation(config: EvalConfig) -> EvalConfig:
         The configuration with the whole of the data: the model's own, or what was chosen.
 
     Raises:
-        UserError: If the file cannot be read; or see ``evaluation_data``.
+        UserError: If the file cannot be read, or the folder holds an evaluation on other data; or see
+            ``evaluation_data``.
     """
     segmenter = open_evaluated(config)
     data = evaluation_data(config, segmenter)
     prepare_data(data)
+    found = data_fingerprint(data, training=False)
+    refuse_other_evaluation(Path(config.output_dir), found)
+    _compare_with_training(config, segmenter, data, found)
     _opened[str(config.ckpt)] = segmenter
     return replace(config, data=data)
+
+
+def _compare_with_training(config: EvalConfig, segmenter: Segmenter, data: DataConfig, found: DataFingerprint) -> None:
+    """Say if what should be the data that a checkpoint was validated on in training are others."""
+    told, own = told_fingerprint(segmenter.meta), segmenter.data
+    if told is None or (own.get("name"), own.get("val_split")) != (data.name, data.val_split):
+        return
+    changed = data_changes(told, found)
+    if changed:
+        log.warning("not the data that %s was validated on in training: %s", config.ckpt, "; ".join(changed))
 
 
 def open_evaluated(config: EvalConfig) -> Segmenter:
@@ -98,20 +117,26 @@ def evaluation_task(config: EvalConfig, segmenter: Segmenter, classes: ClassTabl
     """Build what runs the segmenter over the images and counts.
 
     Raises:
-        UserError: If the segmenter's classes are not the data's; of published files only the number is known.
+        UserError: If the segmenter's classes are not the data's; of published files only the number is known, and a
+            warning says what is assumed.
     """
     if len(segmenter.classes) != len(classes):
         raise UserError(
             f"{config.ckpt} knows {len(segmenter.classes)} classes and the data {len(classes)}; "
             "choose the data it was trained on, or another checkpoint"
         )
-    pairs = zip(segmenter.classes.names, classes.names, strict=True)
-    theirs, ours = next(((one, other) for one, other in pairs if one != other), ("", ""))
-    if theirs != ours and segmenter.data:  # a published file, which tells of no data, does not name its classes either
+    pairs = enumerate(zip(segmenter.classes.names, classes.names, strict=True))
+    number, theirs, ours = next(((number, *pair) for number, pair in pairs if len(set(pair)) > 1), (0, "", ""))
+    if theirs != ours and (segmenter.data or segmenter.meta.get("classes")):
         raise UserError(
             f"{config.ckpt} has the class {theirs} where the data have {ours}; "
             "choose the data it was trained on, or another checkpoint"
         )
+    if theirs != ours:  # a published file tells neither its data nor its classes
+        log.warning(
+            "%s does not name its classes: they are taken for those of the data, in their order (%d is %s, not %s)",
+            config.ckpt, number, ours, theirs,
+        )  # fmt: skip
     run = RunPaths(Path(config.output_dir))
     inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
     return EvaluationTask(
@@ -170,5 +195,6 @@ def evaluation_results(
         seed=config.seed,
         val_images=len(module.val),
         config=asdict(config) | {"data": asdict(data)},
+        fingerprint=data_fingerprint(data, training=False),
         **environment(device),
     )

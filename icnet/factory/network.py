@@ -1,11 +1,13 @@
 """From configuration to the network, with the weights that are asked for."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from icnet.config import COMPOSED_BACKBONE, ModelConfig
+from icnet.deploy.trained_network import told_classes
 from icnet.errors import UserError
 from icnet.models import build_network, network_class, network_options
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
@@ -34,19 +36,19 @@ def model_title(model: ModelConfig) -> str:
     return network_class(model.name).title(model.name, description(model, 1).options)
 
 
-def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True) -> SegmentationNetwork:
+def network(model: ModelConfig, classes: Sequence[str], *, channels_last: bool = True) -> SegmentationNetwork:
     """Build the network with the weights that are asked for.
 
     Args:
         model: Which network.
-        num_classes: Of the data.
+        classes: The names of the data's classes.
         channels_last: Whether its weights lie in that order: faster on CPUs and GPUs, while NPUs have their own.
 
     Raises:
         UserError: If weights are missing, broken or of another architecture.
     """
-    described = description(model, num_classes)
-    net = build_network(described.name, num_classes, **described.options)
+    described = description(model, len(classes))
+    net = build_network(described.name, len(classes), **described.options)
     if channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.backbone_weights:
@@ -62,15 +64,43 @@ def network(model: ModelConfig, num_classes: int, *, channels_last: bool = True)
     if model.weights:
         checkpoint = read_checkpoint(Path(model.weights))
         check_network(checkpoint, described)
-        fresh = load_for_finetuning(net, checkpoint)
-        if fresh:
-            log.warning(
-                "%s has %d classes and this run %d: everything was loaded but the classifiers (%s), which start anew",
-                model.weights, checkpoint.num_classes, num_classes, ", ".join(fresh),
-            )  # fmt: skip
-        else:
-            log.info("weights from %s", model.weights)
+        _finetune(net, checkpoint, tuple(classes))
     return net
+
+
+def _finetune(net: SegmentationNetwork, checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:
+    """Load a checkpoint's weights, those of the classifiers class by class: by name, or by number if it has no names.
+
+    Raises:
+        UserError: If anything but the classifiers does not fit.
+    """
+    told = told_classes(checkpoint)
+    if told and told.names != classes:
+        rows = [told.names.index(name) if name in told.names else None for name in classes]
+        load_for_finetuning(net, checkpoint, rows)
+        shared = [name for name in classes if name in told.names]
+        new = [name for name in classes if name not in told.names]
+        log.warning(
+            "%s has %d classes and this run %d, other ones or in another order: the classifiers take over %s by name; "
+            "%s; everything else was loaded",
+            checkpoint.path, len(told), len(classes), ", ".join(shared) or "none",
+            f"{', '.join(new)} start anew" if new else "none starts anew",
+        )  # fmt: skip
+        return
+    fresh = load_for_finetuning(net, checkpoint)
+    if fresh:
+        log.warning(
+            "%s has %d classes, which it does not name, and this run %d: everything was loaded but the classifiers "
+            "(%s), which start anew",
+            checkpoint.path, checkpoint.num_classes, len(classes), ", ".join(fresh),
+        )  # fmt: skip
+    elif told is None:
+        log.warning(
+            "%s does not name its %d classes: they are taken for those of the data, in their order (%s)",
+            checkpoint.path, len(classes), ", ".join(classes),
+        )  # fmt: skip
+    else:
+        log.info("weights from %s", checkpoint.path)
 
 
 def check_network(checkpoint: Checkpoint, wanted: NetworkDescription) -> None:

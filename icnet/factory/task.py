@@ -18,6 +18,7 @@ from icnet.factory.network import description, network
 from icnet.factory.resuming import described_groups
 from icnet.models import network_class
 from icnet.models.network import SegmentationNetwork, describe_sides
+from icnet.run.results import DataFingerprint
 from icnet.training.freezing import check_parts
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.precision import check_precision
@@ -132,9 +133,15 @@ def check_training(config: TrainConfig, net: SegmentationNetwork) -> None:
         )
 
 
-def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
-    """Build the LightningModule with everything in it."""
-    net = network(config.model, len(classes), channels_last=config.trainer.accelerator != "npu")
+def task(config: TrainConfig, classes: ClassTable, fingerprint: DataFingerprint | None = None) -> SegmentationTask:
+    """Build the LightningModule with everything in it.
+
+    Args:
+        config: Of the run.
+        classes: Of its data.
+        fingerprint: Of its data, for the checkpoints; None in a process that writes none.
+    """
+    net = network(config.model, classes.names, channels_last=config.trainer.accelerator != "npu")
     meta = {
         "version": __version__,
         "model": asdict(description(config.model, len(classes))),
@@ -146,6 +153,7 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
         **described_groups(config),
         "data_title": data_title(config.data),
         "seed": config.seed,
+        "fingerprint": asdict(fingerprint) if fingerprint else None,
     }
     built = SegmentationTask(
         net, criterion(config.loss, net), classes, optimizer_factory(config.optim, config.scheduler), meta,

@@ -31,7 +31,7 @@ from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.network import model_title
 from icnet.run.paths import MLRUNS, TENSORBOARD, RunPaths
-from icnet.run.results import TrainingRecord
+from icnet.run.results import DataFingerprint, TrainingRecord
 from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.training.callbacks.best_checkpoint import BestCheckpoint
@@ -40,6 +40,7 @@ from icnet.training.callbacks.early_stopping import ResumableEarlyStopping
 from icnet.training.callbacks.extreme_images import ExtremeImages
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
+from icnet.training.callbacks.resumed_length import ResumedLength
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.callbacks.stop_without_labels import StopWithoutLabels
@@ -113,13 +114,16 @@ def loggers(config: TrainConfig) -> list[Logger]:
     return [LOGGERS[name](config.output_dir, config.logger.project) for name in wanted]
 
 
-def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) -> list[Callback]:
+def callbacks(
+    config: TrainConfig, classes: ClassTable, log_every_n_steps: int, fingerprint: DataFingerprint | None = None
+) -> list[Callback]:
     """Build the callbacks, in the order in which they act.
 
     Args:
         config: Of the run.
         classes: Of its data.
         log_every_n_steps: As configured, or less where an epoch is shorter.
+        fingerprint: Of its data, for the results; None in a process that writes none.
     """
     run = RunPaths(Path(config.output_dir))
     wanted, trainer = config.callbacks, config.trainer
@@ -130,11 +134,13 @@ def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) 
         seed=config.seed,
         palette=[list(color) for color in classes.palette],
         config=asdict(config),
+        fingerprint=fingerprint,
     )
     built: list[Callback] = [
         StopOnNonFiniteLoss(run.checkpoints, log_every_n_steps),
         SharedBatchNormStatistics(),
         SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
+        ResumedLength(),
         LearningRateMonitor(),
         LossScaleMonitor(),
         TrainingResults(run.folder, about),
@@ -193,8 +199,15 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     }
 
 
-def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trainer:
+def lightning_trainer(
+    config: TrainConfig, data: SegmentationDataModule, fingerprint: DataFingerprint | None = None
+) -> Trainer:
     """Build the Trainer of a training run.
+
+    Args:
+        config: Of the run.
+        data: Its data.
+        fingerprint: Of the data; see ``callbacks``.
 
     Raises:
         UserError: If the configuration asks for what this machine cannot do.
@@ -229,7 +242,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         enable_model_summary=trainer.progress_bar,
         profiler=_profiler(config),
         logger=loggers(config),
-        callbacks=callbacks(config, data.classes, log_every_n_steps),
+        callbacks=callbacks(config, data.classes, log_every_n_steps, fingerprint),
         plugins=[
             *group_plugins(trainer),
             AtomicCheckpointIO(),

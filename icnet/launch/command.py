@@ -72,6 +72,7 @@ class Command:
         finally:
             if self._shared:
                 self._shared.tell("")
+            run_folder.release_folders()
 
     def job(self, composed: DictConfig) -> Any:
         """Run ``main``; in a sweep with another launcher, this is what runs in its processes."""
@@ -81,7 +82,7 @@ class Command:
             sweep.refuse_search_of_one_run()
             config: Any = OmegaConf.to_object(composed)
             messages.refuse_added_keys(config)
-            return self._run_in_folder(config) if hasattr(config, "output_dir") else self.main(config)
+            return self._claim_and_run(config) if hasattr(config, "output_dir") else self.main(config)
         except Exception as error:
             found = messages.verdict(error)
             if found is None and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -90,7 +91,15 @@ class Command:
             if found is None:
                 self._defect = error
                 raise
-            return self._fail(*found)
+            return self._fail(*found, noted=not isinstance(error, run_folder.FolderInUse))
+
+    def _claim_and_run(self, config: Any) -> Any:
+        """Run ``main`` in a folder that no other process writes to; that of a single run is claimed already."""
+        about = HydraConfig.get()
+        if about.mode != RunMode.MULTIRUN or config.trainer.num_nodes > 1:
+            return self._run_in_folder(config)
+        with run_folder.claimed_job(Path(about.runtime.output_dir)):
+            return self._run_in_folder(config)
 
     def _run_in_folder(self, config: Any) -> Any:
         """Run ``main`` with a log in its run folder."""
@@ -112,11 +121,12 @@ class Command:
                     messages.write_error(error, log)
                 raise
 
-    def _fail(self, status: int, line: str) -> None:
-        """End here; or, in a sweep, let the other jobs run first."""
+    def _fail(self, status: int, line: str, *, noted: bool) -> None:
+        """End here; or, in a sweep, note it in the job's folder and let the other jobs run first."""
         about = HydraConfig.get()
         if about.mode != RunMode.MULTIRUN:
             messages.exit_with(line, status)
         self._failed.append(status)
         print(f"error: job {about.job.num}: {line}", file=sys.stderr)
-        run_folder.write_failure(Path(about.runtime.output_dir), status, line)
+        if noted:
+            run_folder.write_failure(Path(about.runtime.output_dir), status, line)

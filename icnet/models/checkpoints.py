@@ -6,7 +6,7 @@ translated to this project's before anything else sees them. Damaged files are r
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,26 +245,69 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
     module.load_state_dict(own | dict(state_dict))
 
 
-def load_for_finetuning(net: SegmentationNetwork, checkpoint: Checkpoint) -> list[str]:
-    """Load everything that fits a network which may have another number of classes.
+def load_for_finetuning(
+    net: SegmentationNetwork, checkpoint: Checkpoint, rows: Sequence[int | None] | None = None
+) -> list[str]:
+    """Load everything that fits a network which may have other classes.
 
     Args:
         net: A network of the checkpoint's name and options.
         checkpoint: Where the weights come from.
+        rows: For each class of the network its number among the checkpoint's, or None for one that starts anew. If not
+            given, the classifiers are loaded as they are if their shapes agree.
 
     Returns:
-        The names of the classifiers that keep their fresh weights; empty if the class counts agree.
+        The names of the classifiers' parameters that keep all of their fresh weights.
 
     Raises:
-        UserError: If anything but the classifiers differs.
+        UserError: If anything but the classifiers differs; or if classes are to be moved and the network does not say
+            which of its parameters are classifiers.
     """
-    own = net.state_dict()
-    kept = [
-        key
-        for key, value in own.items()
-        if key.startswith(net.classifiers)
-        and key in checkpoint.state_dict
-        and checkpoint.state_dict[key].shape != value.shape
-    ]
-    load_weights(net, {**checkpoint.state_dict, **{key: own[key] for key in kept}}, checkpoint.path)
-    return kept
+    own, taken, fresh = net.state_dict(), dict(checkpoint.state_dict), []
+    if rows is not None and not net.classifiers:
+        raise UserError(
+            f"{checkpoint.path} has other classes than this run, and {type(net).__name__} does not say in classifiers "
+            "which of its parameters belong to classes; use a checkpoint of the same classes"
+        )
+    for key, value in own.items():
+        if not key.startswith(net.classifiers) or key not in taken:
+            continue
+        if rows is not None:
+            taken[key], found = _move_classes(net, key, value, taken[key], rows, checkpoint.num_classes)
+        else:
+            found = taken[key].shape == value.shape
+        if not found:
+            taken[key] = value
+            fresh.append(key)
+    load_weights(net, taken, checkpoint.path)
+    return fresh
+
+
+def _move_classes(
+    net: nn.Module, key: str, fresh: Tensor, trained: Tensor, rows: Sequence[int | None], num_classes: int
+) -> tuple[Tensor, bool]:
+    """Put what a checkpoint has on each class where a network has that class.
+
+    Args:
+        net: The network.
+        key: The name of a classifier's parameter.
+        fresh: Its value in the network.
+        trained: Its value in the checkpoint.
+        rows: See ``load_for_finetuning``.
+        num_classes: Of the checkpoint.
+
+    Returns:
+        The value to load, and whether anything of the checkpoint is in it.
+    """
+    owner = net.get_submodule(key.rpartition(".")[0])
+    transposed = isinstance(owner, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) and fresh.dim() > 1
+    dim = 1 if transposed else 0  # where torch has a layer's outputs
+    rest = [side for number, side in enumerate(fresh.shape) if number != dim]
+    theirs = [side for number, side in enumerate(trained.shape) if number != dim]
+    if fresh.dim() == 0 or (fresh.shape[dim], trained.shape[dim]) != (len(rows), num_classes) or rest != theirs:
+        return trained, trained.shape == fresh.shape  # it does not depend on the classes, or on more than these
+    shared = [(number, row) for number, row in enumerate(rows) if row is not None]
+    if not shared:
+        return fresh, False
+    ours, old = (torch.tensor(numbers) for numbers in zip(*shared, strict=True))
+    return fresh.index_copy(dim, ours, trained.index_select(dim, old).to(fresh.dtype)), True

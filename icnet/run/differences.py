@@ -9,7 +9,7 @@ from typing import Any
 from icnet.config import COMPOSED_BACKBONE, RENAMED, DataConfig, EvalConfig, TrainConfig
 from icnet.config import MISSING as TO_BE_GIVEN
 from icnet.run.reader import Run
-from icnet.run.results import EvaluationRecord
+from icnet.run.results import DataFingerprint, EvaluationRecord, SplitFingerprint
 
 OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss.sub4_weight": 0.4}
 """What version 0.1 had as defaults; today they are null, for the network's own."""
@@ -33,11 +33,22 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     known = [config for config in configs if config]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [(key, [text(config[key]) if key in config else "" for config in configs]) for key in keys]
-    return [
+    found = [
         (key, values)
         for key, values in rows
         if affects_result(key) and len({text(config[key]) for config in known if key in config}) > 1
     ]
+    told = [run.record.fingerprint for run in runs]
+    first = next((data for data in told if data), None)
+    if first and any(data and data_changes(first, data) for data in told):
+        found.append(("data", [_short(data) if data else "" for data in told]))
+    return found
+
+
+def _short(data: DataFingerprint) -> str:
+    """Return number of samples and beginning of the digest of each split, such as ``train 6 ab12cd34``."""
+    splits = [(name, getattr(data, name)) for name in ("train", "val")]
+    return ", ".join(f"{name} {split.samples} {(split.sha256 or '')[:8]}" for name, split in splits if split)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -65,6 +76,50 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         for key in sorted(old.keys() & new.keys())
         if old[key] != new[key] and affects_result(key)
     ]
+
+
+def data_changes(before: DataFingerprint, after: DataFingerprint) -> list[str]:
+    """Name what tells two data sets apart.
+
+    Args:
+        before: One of them.
+        after: The other one.
+
+    Returns:
+        Texts such as ``train had 6 samples, has 12`` or ``class 3 was sky, is road``, classes first; a split that only
+        one of them tells of is left out.
+    """
+    found = class_changes(before.classes or (), after.classes or ())
+    if not found:
+        old, new = before.labels or {}, after.labels or {}
+        found += [
+            f"class {name} was stored as {old[name] or 'nothing'}, is stored as {new[name] or 'nothing'}"
+            for name in old.keys() & new.keys()
+            if old[name] != new[name]
+        ][:1]
+        if not found and before.ignored != after.ignored:
+            found.append(f"label ids that do not count were {before.ignored}, are {after.ignored}")
+    for split in ("train", "val"):
+        one, other = getattr(before, split), getattr(after, split)
+        if one is not None and other is not None and one != other:
+            found.append(f"{split} {_sample_change(one, other)}")
+    return found
+
+
+def class_changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Name the first class in which two lists of classes differ, and their lengths if these do."""
+    found = [] if len(before) == len(after) else [f"there were {len(before)} classes, are {len(after)}"]
+    pairs = enumerate(zip(before, after, strict=False))
+    first = next((f"class {number} was {old}, is {new}" for number, (old, new) in pairs if old != new), None)
+    return [first, *found] if first else found
+
+
+def _sample_change(before: SplitFingerprint, after: SplitFingerprint) -> str:
+    if before.samples != after.samples:
+        return f"had {before.samples} samples, has {after.samples}"
+    if before.names_sha256 != after.names_sha256:
+        return f"had {before.samples} samples, has as many of other names"
+    return f"has files of other sizes, {before.bytes} bytes in all before and {after.bytes} now"
 
 
 def affects_result(key: str) -> bool:

@@ -1,5 +1,7 @@
 """Whose a run folder is: refused where another run's result would be lost, archived where its run is wanted again."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -7,9 +9,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from icnet.config import TrainConfig
 from icnet.errors import UserError
-from icnet.run.differences import changes
+from icnet.run.differences import changes, data_changes
 from icnet.run.paths import RunPaths
-from icnet.run.results import EvaluationRecord, TrainingRecord, read_results
+from icnet.run.results import DataFingerprint, EvaluationRecord, TrainingRecord, read_results
+
+log = logging.getLogger(__name__)
 
 DONE = "done"
 
@@ -42,18 +46,49 @@ def refuse_evaluation(config: TrainConfig) -> None:
         )
 
 
-def finished_results(config: TrainConfig) -> TrainingRecord | None:
-    """Return the results of this very run if its folder holds them and ``skip_finished`` is set.
+def refuse_other_evaluation(folder: Path, data: DataFingerprint) -> None:
+    """Refuse a folder that holds an evaluation on other data.
+
+    Args:
+        folder: Where an evaluation is to go.
+        data: The fingerprint of its data.
 
     Raises:
-        UserError: If the folder holds the results of a run with another configuration.
+        UserError: If results and pictures of other data would be overwritten or mixed.
     """
-    results = _results(RunPaths(Path(config.output_dir))) if config.skip_finished else None
+    held = _read(RunPaths(folder))
+    if isinstance(held, EvaluationRecord) and held.fingerprint is not None:
+        changed = data_changes(held.fingerprint, data)
+        if changed:
+            raise UserError(
+                f"{folder} holds an evaluation on other data ({'; '.join(changed)}), which would be lost; "
+                "choose another hydra.run.dir=PATH"
+            )
+
+
+def finished_results(config: TrainConfig, data: Callable[[], DataFingerprint]) -> TrainingRecord | None:
+    """Return the results of this very run if its folder holds them and ``skip_finished`` is set.
+
+    Args:
+        config: Of this run.
+        data: Takes the fingerprint of its data; called where the folder holds results.
+
+    Raises:
+        UserError: If the folder holds the results of a run with another configuration, or on other data.
+    """
+    paths = RunPaths(Path(config.output_dir))
+    results = _results(paths) if config.skip_finished else None
     if results is None or results.config is None:
         return None
     changed = changes(results.config, asdict(config))
     if changed:
         raise another_run(config, changed)
+    if results.fingerprint is None:
+        warn_unknown_data(paths.results, (results.config.get("data") or {}).get("root"), config)
+    else:
+        other = data_changes(results.fingerprint, data())
+        if other:
+            raise on_other_data(config, other)
     return results if results.status == DONE else None
 
 
@@ -81,6 +116,26 @@ def another_run(config: TrainConfig, changed: list[str]) -> UserError:
         f"{config.output_dir} holds a run of another configuration ({changed[0]}{', ...' if changed[1:] else ''}); "
         "choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
     )
+
+
+def on_other_data(config: TrainConfig, changed: list[str]) -> UserError:
+    """Return the error that says how the data of the run in a folder differ from those of the one that is wanted."""
+    return UserError(
+        f"{config.output_dir} holds a run on other data ({'; '.join(changed)}), and data.root={config.data.root}; "
+        "give the same data, or choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
+    )
+
+
+def warn_unknown_data(path: Path, root: object, config: TrainConfig) -> None:
+    """Say that a file does not tell its data, as those of older versions do not.
+
+    Args:
+        path: Results or a checkpoint.
+        root: Its ``data.root``, as far as it tells.
+        config: Of this run.
+    """
+    moved = "" if root == config.data.root else f"; data.root was {root}, is {config.data.root}"
+    log.warning("%s was written before data were recorded: whether these are its data is not known%s", path, moved)
 
 
 def _results(paths: RunPaths) -> TrainingRecord | None:

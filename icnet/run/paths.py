@@ -23,6 +23,7 @@ _CURVES = "metrics.csv"  # Lightning's CSVLogger calls it so
 _ARCHIVE = "earlier_"
 _HYDRA = ".hydra"
 _FAILURE = "error.txt"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class RunPaths:
     def failure(self) -> Path:
         """Why a job of a sweep has no result: ``failed: ...``, or ``died: ...`` if a process did."""
         return self.folder / _FAILURE
+
+    @property
+    def lock(self) -> Path:
+        """What the run that is at work here holds, see ``icnet.run.lock``."""
+        return self.folder / _LOCK
 
     @property
     def checkpoints(self) -> Path:
@@ -125,8 +131,8 @@ class RunPaths:
         return next(folder for folder in folders if not folder.exists())
 
     def find_archivable(self) -> list[Path]:
-        """Return what belongs to the result that the folder holds: not older archives, Hydra's files or open logs."""
-        stays = (self.hydra, self.failure)
+        """Return what belongs to the result that the folder holds: no archives, open logs, lock or files of Hydra."""
+        stays = (self.hydra, self.failure, self.lock)
         return [
             path
             for path in self.folder.iterdir()

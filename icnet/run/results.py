@@ -57,6 +57,29 @@ class Performance:
 
 
 @dataclass(kw_only=True)
+class SplitFingerprint:
+    """What tells the samples of a split from others; where the files lie is not part of it."""
+
+    samples: int | None = entry("images", "images")
+    bytes: int | None = entry("size of all images and label files", "bytes")
+    names_sha256: str | None = entry("SHA-256 of the sorted names of the samples")
+    sha256: str | None = entry("SHA-256 of the sorted names, each with the sizes of its image and its label file")
+
+
+@dataclass(kw_only=True)
+class DataFingerprint:
+    """What tells data from others; see ``icnet.data.fingerprint``, and ``data_changes`` of ``differences``."""
+
+    classes: list[str] | None = entry("the classes, in the order of their numbers")
+    labels: dict[str, str] | None = entry(
+        "class to the label ids that its pixels have in the files, such as `7` or `0,3`"
+    )
+    ignored: str | None = entry("the label ids that do not count")
+    train: SplitFingerprint | None = entry("the split that was trained on; null in an evaluation")
+    val: SplitFingerprint | None = entry("the split that was scored")
+
+
+@dataclass(kw_only=True)
 class Results:
     """What trainings and evaluations have in common."""
 
@@ -79,6 +102,9 @@ class Results:
     confusion: list[list[int]] | None = entry("counts by label (rows) and prediction, in the order of `iou`", "pixels")
     versions: dict[str, str] | None = entry("package to version")
     config: dict[str, Any] | None = entry("every key of the configuration, nested as in `icnet/config.py`")
+    fingerprint: DataFingerprint | None = entry(
+        "what tells the data from others: a result is taken for that of its data"
+    )
 
 
 @dataclass(kw_only=True)
@@ -122,6 +148,8 @@ SECTIONS = (
     ("Evaluations only", EvaluationRecord),
     ("An entry of `history`", Validation),
     ("`performance`", Performance),
+    ("`fingerprint`", DataFingerprint),
+    ("`fingerprint.train` and `fingerprint.val`", SplitFingerprint),
 )
 """Headings of ``docs/results.md`` and the dataclasses that stand below them."""
 
@@ -169,6 +197,15 @@ def record(schema: type[Record], values: Mapping[str, Any]) -> Record:
     types = get_type_hints(schema)
     known = {one.name for one in fields(schema)}  # type: ignore[arg-type]
     return schema(**{name: _typed(name, values[name], types[name]) for name in values if name in known})
+
+
+def told_fingerprint(description: Mapping[str, Any]) -> DataFingerprint | None:
+    """Return what a checkpoint's description tells its data by; None if it does not, as before 0.3."""
+    told = description.get("fingerprint")
+    try:
+        return record(DataFingerprint, told) if isinstance(told, Mapping) else None
+    except TypeError:
+        return None  # made by hand
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

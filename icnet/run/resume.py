@@ -4,12 +4,13 @@ Opening checkpoint files is the caller's, who hands in how.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icnet.config import TrainConfig
 from icnet.errors import UserError
-from icnet.run.folder import another_run
+from icnet.run.differences import class_changes
+from icnet.run.folder import another_run, on_other_data
 from icnet.run.paths import LAST, RunPaths, checkpoints_below
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def choose_checkpoint(config: TrainConfig, is_like: Callable[[Path], bool]) -> P
         config: Of this run. ``resume`` is a path; None to start anew; ``here`` for the last checkpoint in this run's
             folder, if there is one; ``auto`` for that one, or else the newest below outputs/ that was made with the
             same model, data, loss, optimizer and seed.
-        is_like: Tells whether a checkpoint was made with this configuration.
+        is_like: Tells whether a checkpoint was made with this configuration and these data.
 
     Returns:
         The checkpoint; None to start anew.
@@ -54,39 +55,59 @@ def choose_checkpoint(config: TrainConfig, is_like: Callable[[Path], bool]) -> P
 
 
 def check_checkpoint(
-    path: Path, config: TrainConfig, *, resumable: bool, classes: tuple[int, int], optimizer: str, changed: list[str]
-) -> None:
+    path: Path, config: TrainConfig, *, resumable: bool, classes: tuple[Sequence[str], Sequence[str]], optimizer: str,
+    changed: list[str], data: list[str],
+) -> None:  # fmt: skip
     """Refuse a checkpoint that this run cannot go on from, and say in the log what is not as it was.
+
+    A run on other data is another run, also if only those of its validation are others: the best checkpoint would be
+    that of the easier data.
 
     Args:
         path: The checkpoint.
         config: Of this run.
         resumable: Whether the file holds a run's state beside the weights.
-        classes: How many classes its classifier has, and how many this run's data.
+        classes: The names of the checkpoint's classes, and those of this run's data.
         optimizer: The name of the one that it was made with.
         changed: What else differs; see ``icnet.run.differences.changes``.
+        data: How its data differ from this run's; see ``icnet.run.differences.data_changes``.
 
     Raises:
-        UserError: If it holds no run's state, has other classes or another optimizer; or if it is this folder's own
-            (``resume=here``) and of another configuration.
+        UserError: If it holds no run's state, has other classes or another optimizer, or was made on other data; or if
+            it is this folder's own (``resume=here``) and of another configuration.
     """
     if not resumable:
         raise UserError(f"resume={path} holds weights but no run's state; use model.weights={path} to start from them")
-    if classes[0] != classes[1]:
+    theirs, ours = classes
+    if len(theirs) != len(ours):
         raise UserError(
-            f"resume={path} has {classes[0]} classes and the data {classes[1]}; "
+            f"resume={path} has {len(theirs)} classes and the data {len(ours)}; "
             f"use model.weights={path} to start a new run from its weights"
+        )
+    moved = class_changes(theirs, ours)
+    if moved:
+        raise UserError(
+            f"resume={path} has other classes than the data: {moved[0]}; "
+            f"use model.weights={path} to start a new run, which takes over the classes of the same names"
         )
     if optimizer != config.optim.name:
         raise UserError(
             f"resume={path} was made with optim={optimizer} and this run uses optim={config.optim.name}; "
             f"choose the same, or use model.weights={path} to start a new run from its weights"
         )
+    if data and path == RunPaths(Path(config.output_dir)).last:
+        raise on_other_data(config, data)
+    if data:
+        raise UserError(
+            f"resume={path} was made on other data ({'; '.join(data)}), and data.root={config.data.root}; "
+            f"give the same data, or use model.weights={path} to start a new run from its weights"
+        )
     log.info("going on from %s", path)
     if changed and config.resume == "here":
         raise another_run(config, changed)
     if changed:
         log.warning(
-            "not what the run was begun with: %s; the optimizer and its schedule go on as the checkpoint has them",
+            "not what the run was begun with: %s; weights and the optimizer's state, its learning rate and weight "
+            "decay included, go on as the checkpoint has them, and the schedule is computed for what is given now",
             ", ".join(changed),
         )

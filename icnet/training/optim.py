@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
 
 def parameter_groups(
@@ -96,3 +96,30 @@ def warmup_cosine(optimizer: Optimizer, epochs: int, warmup: int) -> LambdaLR:
 def poly(optimizer: Optimizer, steps: int, power: float) -> PolynomialLR:
     """Per-step polynomial decay, (1 - step / steps) ^ power, of the paper and the reference."""
     return PolynomialLR(optimizer, total_iters=steps, power=power)
+
+
+def seek(scheduler: LRScheduler, position: int, base_lrs: Sequence[float]) -> list[float]:
+    """Put a schedule of this file where it would stand had it come so far by itself, and set the learning rates.
+
+    Args:
+        scheduler: The schedule, and the optimizer that it belongs to.
+        position: Steps of ``poly``, epochs of ``warmup_cosine``.
+        base_lrs: The learning rate of each parameter group that the schedule is in units of.
+
+    Returns:
+        The learning rate of each group, as the formula has it: that of a schedule which came there step by step may
+        differ in the last digits.
+    """
+    scheduler.last_epoch = position
+    scheduler.base_lrs = list(base_lrs)
+    if isinstance(scheduler, PolynomialLR):
+        factor = (1 - min(position, scheduler.total_iters) / scheduler.total_iters) ** scheduler.power
+        factors = [factor] * len(scheduler.base_lrs)
+    elif isinstance(scheduler, LambdaLR):
+        factors = [factor(position) for factor in scheduler.lr_lambdas]
+    else:
+        raise TypeError(f"{type(scheduler).__name__} is no schedule of this file")
+    rates = [lr * factor for lr, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return rates

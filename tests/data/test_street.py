@@ -2,20 +2,24 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from icnet.config import StreetConfig
 from icnet.data import street
 from icnet.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_LABELS, IGNORE_INDEX, LABEL_ID_TO_TRAIN_ID
-from icnet.data.street import draw_scene, generate, scene_seed, writer
+from icnet.data.street import data_set, draw_scene, generate, scene_seed, writer
+from icnet.data.street.data_set import DEFAULT_ROOT, DEFAULT_SCENES, Street
 from icnet.errors import UserError
 
 SCENES = {"train": 3, "val": 2}
@@ -194,50 +198,117 @@ def test_generate_again_draws_nothing(tmp_path: Path, drawn: list[int]) -> None:
     assert _files(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("scenes", "size", "seed"), [({"train": 2, "val": 1}, SIZE, 1), (SCENES, (16, 32), 1), (SCENES, SIZE, 2)]
-)
-def test_generate_other_parameters_leave_no_stale_scene(
+OTHERS = [({"train": 2, "val": 1}, SIZE, 1), (SCENES, (16, 32), 1), (SCENES, SIZE, 2)]
+
+
+@pytest.mark.parametrize(("scenes", "size", "seed"), OTHERS)
+def test_generate_other_parameters_alter_no_scene_that_is_there(
     tmp_path: Path, drawn: list[int], scenes: dict[str, int], size: tuple[int, int], seed: int
 ) -> None:
-    generate(tmp_path / "changed", SCENES, *SIZE, seed=1)
+    generate(tmp_path, SCENES, *SIZE, seed=1)
+    before = _files(tmp_path)
     drawn.clear()
-    generate(tmp_path / "changed", scenes, *size, seed=seed)
-    assert len(drawn) == sum(scenes.values())
-    generate(tmp_path / "fresh", scenes, *size, seed=seed)
-    assert _files(tmp_path / "changed") == _files(tmp_path / "fresh")
+    with pytest.raises(UserError, match=re.escape(f"data.root={tmp_path} holds other street (synthetic) scenes")) as no:
+        generate(tmp_path, scenes, *size, seed=seed)
+    assert "which runs may be using; give the data.street keys" in str(no.value)
+    assert drawn == []
+    assert _files(tmp_path) == before
 
 
-def test_generate_other_version_draws_again(tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_scenes_of_another_version_are_other_scenes(
+    tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     generate(tmp_path, SCENES, *SIZE, seed=1)
     monkeypatch.setattr(writer, "VERSION", street.VERSION + 1)
-    generate(tmp_path, SCENES, *SIZE, seed=1)
-    assert len(drawn) == 10
+    with pytest.raises(UserError, match=r"other street \(synthetic\) scenes \(version 1 instead of 2\)"):
+        generate(tmp_path, SCENES, *SIZE, seed=1)
+    assert len(drawn) == 5
+
+
+NUMBERS = {"train": 3, "val": 2, "height": 32, "width": 64, "seed": 1}
+
+
+def _scenes_of(**numbers: int) -> Street:
+    return Street(DEFAULT_ROOT, NUMBERS | numbers)
 
 
 @pytest.mark.usefixtures("drawn")
-def test_generate_dropped_split_leaves_no_folder(tmp_path: Path) -> None:
-    generate(tmp_path, SCENES, *SIZE, seed=1)
-    generate(tmp_path, {"train": 1}, *SIZE, seed=1)
-    assert not (tmp_path / "leftImg8bit" / "val").exists()
+def test_street_of_each_set_of_numbers_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {}
+    for name, numbers in (("few", {}), ("other seed", {"seed": 2}), ("more", {"val": 3}), ("small", {"height": 16})):
+        scenes = _scenes_of(**numbers)
+        scenes.prepare()
+        folders[name] = scenes.folder()
+        assert len(scenes.list_samples("val")) == numbers.get("val", 2)
+    assert folders["few"] == Path("data/street_3_2_32x64_seed1")
+    assert folders["other seed"] == Path("data/street_3_2_32x64_seed2")
+    assert len(set(folders.values())) == 4
+    before = _files(tmp_path)
+    for numbers in ({}, {"seed": 2}):
+        _scenes_of(**numbers).prepare()
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.usefixtures("drawn")
+def test_street_of_the_default_numbers_is_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asdict(StreetConfig()) == DEFAULT_SCENES
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data_set, "DEFAULT_SCENES", NUMBERS)
+    _scenes_of().prepare()
+    assert _scenes_of().folder() == DEFAULT_ROOT
+    assert _scenes_of(seed=2)._place() == Path("data/street_3_2_32x64_seed2")
+
+
+@pytest.mark.usefixtures("drawn")
+def test_street_takes_what_the_default_folder_holds_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    generate(DEFAULT_ROOT, SCENES, *SIZE, seed=7)  # as versions before this one drew whatever was asked for
+    before = _files(tmp_path)
+    assert _scenes_of(seed=7)._place() == DEFAULT_ROOT
+    default = Street(DEFAULT_ROOT, DEFAULT_SCENES)
+    assert default._place() == Path("data/street_96_24_256x512_seed1")
+    _scenes_of(seed=7).prepare()
+    assert _files(tmp_path) == before
+
+
+def _generate_elsewhere(root: Path, counter: Path) -> None:
+    def draw(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        with counter.open("a") as file:
+            file.write(".")
+        return _scribble(seed, height, width)
+
+    writer.draw_scene = draw
+    generate(root, SCENES, *SIZE, seed=1)
+
+
+def test_generate_by_several_processes_at_once_draws_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    arguments = (tmp_path / "scenes", tmp_path / "count")
+    ranks = [context.Process(target=_generate_elsewhere, args=arguments) for _ in range(4)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0] * 4
+    assert len((tmp_path / "count").read_text()) == 5
+    assert len(_files(tmp_path / "scenes")) == 11
 
 
 @pytest.mark.usefixtures("drawn")
 def test_generate_missing_file_is_drawn_again(tmp_path: Path) -> None:
     generate(tmp_path, SCENES, *SIZE, seed=1)
     before = _files(tmp_path)
-    next((tmp_path / "gtFine" / "val").rglob("*.png")).unlink()
+    lost, kept = sorted((tmp_path / "gtFine" / "val").rglob("*.png"))
+    lost.unlink()
+    written = kept.stat().st_mtime_ns
     generate(tmp_path, SCENES, *SIZE, seed=1)
     assert _files(tmp_path) == before
+    assert kept.stat().st_mtime_ns == written
 
 
 @pytest.mark.usefixtures("drawn")
-@pytest.mark.parametrize("complete_before", [False, True], ids=["first", "redraw"])
-def test_generate_interrupted_is_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete_before: bool
-) -> None:
-    if complete_before:
-        generate(tmp_path / "cut", SCENES, *SIZE, seed=9)
+def test_generate_interrupted_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = itertools.count()
 
     def _interrupt(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -257,17 +328,15 @@ def test_generate_interrupted_is_completed(
     assert _files(tmp_path / "cut") == _files(tmp_path / "whole")
 
 
-def test_generate_interrupted_redraw_is_not_taken_for_the_old_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[int]
-) -> None:
-    generate(tmp_path, SCENES, *SIZE, seed=1)
+def test_generate_interrupted_set_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[int]) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(writer, "_write_scene", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             generate(tmp_path, SCENES, *SIZE, seed=2)
-    drawn.clear()
-    generate(tmp_path, SCENES, *SIZE, seed=1)
+    assert not writer.holds_scenes(tmp_path)
+    generate(tmp_path, SCENES, *SIZE, seed=1)  # of other parameters than those that nobody could use
     assert len(drawn) == 5
+    assert writer.describes(tmp_path, SCENES, *SIZE, seed=1)
 
 
 @pytest.mark.usefixtures("drawn")
@@ -287,8 +356,10 @@ def test_generate_keeps_files_of_others(tmp_path: Path) -> None:
     for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
+    (tmp_path / "street.json").write_text(json.dumps({"name": street.NAME, "version": 1, "unfinished": True}))
     generate(tmp_path, {"train": 1}, *SIZE, seed=2)
     assert [path.read_text() for path in foreign] == ["mine"] * 3
+    assert len(list((tmp_path / "gtFine").rglob("*.png"))) == 1  # what an interrupted drawing had left has gone
 
 
 @pytest.mark.parametrize("record", [None, "{}", "not json", '{"name": "other"}'])

@@ -5,13 +5,15 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from icnet.errors import UserError
+from icnet.models import NETWORKS
 from icnet.models.backbone import BLOCKS, ResNet
 from icnet.models.checkpoints import (
     Checkpoint,
@@ -296,6 +298,64 @@ def test_finetuning_with_equal_classes_loads_everything(net_and_wanted):
     net, wanted = net_and_wanted
     assert load_for_finetuning(net, Checkpoint(Path("x.pth"), "reference", wanted)) == []
     assert_same(net.state_dict(), wanted)
+
+
+class Toy(SegmentationNetwork):
+    """A classifier with a bias, one that is a transposed convolution, and what both stand on."""
+
+    loss_weights: ClassVar = {"main": 1.0}
+    classifiers: ClassVar = ("main.", "up.")
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.main = nn.Conv2d(4, num_classes, 1)
+        self.up = nn.ConvTranspose2d(4, num_classes, 2)
+
+
+def toy(num_classes: int, value: float | None = None) -> Toy:
+    """A network whose weights of class i are value + i."""
+    net = Toy(num_classes)
+    if value is not None:
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.fill_(value)
+            for i in range(num_classes):
+                net.main.weight[i] = net.main.bias[i] = net.up.weight[:, i] = net.up.bias[i] = value + i
+    return net
+
+
+def toy_checkpoint(monkeypatch, num_classes: int) -> Checkpoint:
+    monkeypatch.setitem(NETWORKS, "toy", Toy)
+    meta = {"model": {"name": "toy", "options": {}, "num_classes": num_classes}}
+    return Checkpoint(Path("x.ckpt"), "icnet", toy(num_classes, 10.0).state_dict(), meta)
+
+
+def test_finetuning_moves_each_class_to_its_place(monkeypatch):
+    net = toy(4, 90.0)
+    assert load_for_finetuning(net, toy_checkpoint(monkeypatch, 3), [2, None, 0, None]) == []
+    expected = torch.tensor([12.0, 91.0, 10.0, 93.0])  # of old class 2, fresh, of old class 0, fresh
+    assert torch.equal(net.main.weight[:, 0, 0, 0], expected)
+    assert torch.equal(net.main.bias, expected)
+    assert torch.equal(net.up.weight[0, :, 1, 1], expected)  # whose classes are its second dimension
+    assert torch.equal(net.up.weight[3, :, 0, 1], expected)
+    assert torch.equal(net.up.bias, expected)
+    assert torch.equal(net.stem.weight, torch.full((4, 3, 1, 1), 10.0))
+
+
+def test_finetuning_of_other_classes_only_loads_the_rest(monkeypatch):
+    net = toy(3, 90.0)
+    fresh = load_for_finetuning(net, toy_checkpoint(monkeypatch, 3), [None] * 3)
+    assert fresh == ["main.weight", "main.bias", "up.weight", "up.bias"]
+    assert torch.equal(net.main.bias, torch.tensor([90.0, 91.0, 92.0]))
+    assert torch.equal(net.stem.bias, torch.full((4,), 10.0))
+
+
+def test_finetuning_moves_nothing_in_a_network_that_names_no_classifiers(monkeypatch):
+    checkpoint = toy_checkpoint(monkeypatch, 3)
+    monkeypatch.setattr(Toy, "classifiers", ())
+    assert "Toy does not say in classifiers" in refusal(load_for_finetuning, toy(3), checkpoint, [1, 0, 2])
+    assert load_for_finetuning(toy(3), checkpoint) == []  # the same classes in the same order
 
 
 def test_finetuning_refuses_other_shapes_outside_the_classifiers(net_and_wanted):

@@ -10,7 +10,8 @@ from icnet.run.reader import read_run
 
 NO_RESULT_DEPENDS_ON = [
     "output_dir", "resume", "skip_finished", "logger.csv", "logger.wandb", "logger.project", "trainer.progress_bar",
-    "trainer.log_every_n_steps", "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.workers",
+    "trainer.log_every_n_steps", "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.classes",
+    "data.workers",
     "data.pin_memory", "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size",
     "callbacks.pictures", "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps",
     "callbacks.throughput_warmup_steps", "callbacks.throughput_exact", "save_pictures", "extremes",
@@ -72,3 +73,16 @@ def test_runs_differ_in_keys_that_results_depend_on(run, tmp_path):
         for name, lr, workers in (("a", 0.1, 1), ("b", 0.2, 2))
     ]
     assert differing([read_run(folder) for folder in folders]) == [("optim.lr", ["0.1", "0.2"])]
+
+
+def test_runs_on_other_data_differ_in_them(run, tmp_path):
+    told = [
+        {"classes": ["road"], "train": {"samples": 6, "sha256": train}, "val": {"samples": 2, "sha256": "ef" * 32}}
+        for train in ("ab" * 32, "cd" * 32)
+    ]
+    runs = [
+        read_run(run(tmp_path / str(number), fingerprint=data)) for number, data in enumerate([*told, told[0], None])
+    ]
+    first, second = "train 6 abababab, val 2 efefefef", "train 6 cdcdcdcd, val 2 efefefef"
+    assert differing(runs) == [("data", [first, second, first, ""])]
+    assert differing([runs[0], runs[2], runs[3]]) == []

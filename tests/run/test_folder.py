@@ -6,16 +6,36 @@ from pathlib import Path
 import pytest
 
 from icnet.errors import UserError
-from icnet.run.folder import archive_finished, finished_results, refuse_evaluation, refuse_training
+from icnet.run import folder
+from icnet.run.folder import archive_finished, refuse_evaluation, refuse_other_evaluation, refuse_training
 from icnet.run.paths import RunPaths
-from icnet.run.results import EvaluationRecord, TrainingRecord, write_results
+from icnet.run.results import (
+    DataFingerprint,
+    EvaluationRecord,
+    SplitFingerprint,
+    TrainingRecord,
+    read_results,
+    write_results,
+)
+
+DATA = DataFingerprint(
+    classes=["sky", "road"], labels={"sky": "0", "road": "1"}, ignored="255",
+    train=SplitFingerprint(samples=6, bytes=60, names_sha256="ab", sha256="cd"),
+    val=SplitFingerprint(samples=3, bytes=30, names_sha256="ef", sha256="01"),
+)  # fmt: skip
+TWICE = replace(DATA, train=replace(DATA.train, samples=12))
+
+
+def finished_results(config, data=DATA):
+    return folder.finished_results(config, lambda: data)
 
 
 @pytest.fixture
 def finished(small_config):
     """Write the results of a finished run into its folder; returns its paths."""
     paths = RunPaths(Path(small_config.output_dir))
-    write_results(paths.results, TrainingRecord(status="done", best_miou=0.5, config=asdict(small_config)))
+    results = TrainingRecord(status="done", best_miou=0.5, config=asdict(small_config), fingerprint=DATA)
+    write_results(paths.results, results)
     return paths
 
 
@@ -41,6 +61,47 @@ def test_results_of_another_configuration_are_refused(small_config):
         finished_results(other)
 
 
+@pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (TWICE, "train had 6 samples, has 12"),
+        (replace(DATA, classes=["road", "sky"]), "class 0 was sky, is road"),
+        (replace(DATA, labels={"sky": "0", "road": "2"}), "class road was stored as 1, is stored as 2"),
+    ],
+)
+def test_results_of_other_data_are_refused(small_config, data, told):
+    config = replace(small_config, skip_finished=True, data=replace(small_config.data, root="elsewhere"))
+    with pytest.raises(UserError, match=rf"holds a run on other data \({told}\), and data.root=elsewhere; give the"):
+        finished_results(config, data)
+
+
+def test_results_that_do_not_tell_their_data_are_taken_and_that_is_said(small_config, finished, caplog):
+    results = read_results(finished.results)
+    write_results(finished.results, replace(results, fingerprint=None))
+    other = replace(small_config, skip_finished=True, data=replace(small_config.data, root="elsewhere"))
+    assert finished_results(other, TWICE).best_miou == 0.5
+    assert (
+        "was written before data were recorded: whether these are its data is not known; data.root was" in caplog.text
+    )
+
+
+def test_data_are_not_looked_at_where_there_is_no_result(small_config):
+    def unread():
+        raise AssertionError
+
+    assert folder.finished_results(replace(small_config, skip_finished=True), unread) is None
+
+
+def test_evaluation_on_other_data_is_not_overwritten(tmp_path):
+    refuse_other_evaluation(tmp_path, DATA)  # nothing there
+    write_results(tmp_path / "results.json", EvaluationRecord(ckpt="best.ckpt", fingerprint=replace(DATA, train=None)))
+    refuse_other_evaluation(tmp_path, DATA)
+    more = replace(DATA, val=replace(DATA.val, samples=4))
+    with pytest.raises(UserError, match=r"holds an evaluation on other data \(val had 3 samples, has 4\), which would"):
+        refuse_other_evaluation(tmp_path, more)
+
+
 @pytest.mark.parametrize("text", ['{"status": "do', "{}", '{"status": "done"}', '{"config": 3, "status": "done"}'])
 def test_file_that_was_cut_off_is_no_result(small_config, finished, text):
     finished.results.write_text(text)
@@ -62,11 +123,14 @@ def test_finished_run_that_is_wanted_again_is_archived(small_config, finished):
     finished.last.parent.mkdir()
     finished.last.touch()
     finished.log("train", 0).touch()
+    finished.lock.touch()
     for options in ({"resume": None}, {"resume": "auto"}, {"resume": "here", "skip_finished": True}):
         archive_finished(replace(small_config, **options))
         assert finished.results.exists(), options
     archive_finished(replace(small_config, resume="here"))
-    assert {path.name for path in finished.folder.iterdir()} == {".hydra", "train_0.log", "earlier_1"}
+    assert {path.name for path in finished.folder.iterdir()} == {
+        ".hydra", ".lock", "train_0.log", "earlier_1",
+    }  # fmt: skip
     archived = RunPaths(finished.folder / "earlier_1")
     assert archived.results.exists()
     assert archived.last.exists()

@@ -10,8 +10,10 @@ import pytest
 from icnet.errors import UserError
 from icnet.run.results import (
     SECTIONS,
+    DataFingerprint,
     EvaluationRecord,
     Performance,
+    SplitFingerprint,
     TrainingRecord,
     Validation,
     read_results,
@@ -33,10 +35,11 @@ def test_page_describes_exactly_the_schema():
     assert page.endswith(tables().rstrip() + "\n"), "copy the output of 'python -m icnet.run.results' into the page"
     parts = re.split(r"^## ", page, flags=re.M)[1:]
     described = [set(re.findall(r"^\| `(\w+)` \|", part, flags=re.M)) for part in parts]
-    common, training, evaluation, validation, performance = described
+    common, training, evaluation, validation, performance, fingerprint, split = described
     assert common | training == keys(TrainingRecord)
     assert common | evaluation == keys(EvaluationRecord)
     assert (validation, performance) == (keys(Validation), keys(Performance))
+    assert (fingerprint, split) == (keys(DataFingerprint), keys(SplitFingerprint))
     assert len(parts) == len(SECTIONS)
 
 
@@ -48,6 +51,8 @@ def test_training_writes_exactly_the_keys_of_the_schema(trained):
     found = json.loads((trained / "results.json").read_text())
     assert found.keys() == keys(TrainingRecord)
     assert found["performance"].keys() == keys(Performance)
+    assert found["fingerprint"].keys() == keys(DataFingerprint)
+    assert (found["fingerprint"]["train"]["samples"], found["fingerprint"]["val"]["samples"]) == (6, 3)
     assert [entry.keys() for entry in found["history"]] == [keys(Validation)] * 2
     assert found["palette"][0] == [128, 64, 128]  # of the road
     assert len(found["palette"]) == len(found["iou"]) == len(found["confusion"]) == 19
@@ -87,7 +92,8 @@ def test_what_is_written_is_read_again(tmp_path):
     validation = Validation(epoch=1, step=3, miou=0.5, iou={"road": 0.5, "pole": None})
     training = TrainingRecord(data="camvid", status="done", history=[validation], performance=Performance(steps=2))
     evaluation = EvaluationRecord(data="camvid", ckpt="best.ckpt", miou=0.5, confusion=[[1, 0], [2, 3]])
-    for results in (training, evaluation):
+    data = DataFingerprint(classes=["road"], labels={"road": "7"}, val=SplitFingerprint(samples=3, sha256="ab"))
+    for results in (training, evaluation, TrainingRecord(data="camvid", fingerprint=data)):
         write_results(tmp_path / "new" / "results.json", results)
         assert read_results(tmp_path / "new" / "results.json") == results
 

@@ -56,7 +56,8 @@ def test_auto_takes_the_newest_of_the_same_configuration(small_config, tmp_path,
 
 
 def check(config, **options):
-    same = {"resumable": True, "classes": (19, 19), "optimizer": "sgd", "changed": []}
+    names = ["sky", "road"]
+    same = {"resumable": True, "classes": (names, names), "optimizer": "sgd", "changed": [], "data": []}
     check_checkpoint(Path("last.ckpt"), config, **same | options)
 
 
@@ -65,7 +66,15 @@ def check(config, **options):
     [
         ({"resumable": False}, "holds weights but no run's state; use model.weights=last.ckpt"),
         ({"optimizer": "adamw"}, "was made with optim=adamw and this run uses optim=sgd; choose the same"),
-        ({"classes": (19, 11)}, "has 19 classes and the data 11; use model.weights=last.ckpt"),
+        ({"classes": ([""] * 19, [""] * 11)}, "has 19 classes and the data 11; use model.weights=last.ckpt"),
+        (
+            {"classes": (["sky", "road"], ["road", "sky"])},
+            "has other classes than the data: class 0 was sky, is road; use model.weights=last.ckpt to start a new run",
+        ),
+        (
+            {"data": ["val had 3 samples, has 4"]},
+            r"was made on other data \(val had 3 samples, has 4\), and data.root=scenes; give the same data, or",
+        ),
     ],
 )
 def test_checkpoint_of_another_kind_is_refused(small_config, options, message):
@@ -79,6 +88,19 @@ def test_changed_configuration_is_said_and_of_the_own_folder_refused(small_confi
     assert caplog.messages == ["going on from last.ckpt"]
     changed = ["seed was 1, is 7"]
     check(replace(small_config, resume="auto"), changed=changed)
-    assert "not what the run was begun with: seed was 1, is 7; the optimizer and its schedule" in caplog.text
+    assert "not what the run was begun with: seed was 1, is 7; weights and the optimizer's state" in caplog.text
     with pytest.raises(UserError, match=r"of another configuration \(seed was 1, is 7\)"):
         check(replace(small_config, resume="here"), changed=changed)
+
+
+@pytest.mark.parametrize("resume", ["here", "auto"])
+def test_own_checkpoint_of_other_data_is_refused_as_the_folder_is(small_config, resume):
+    own = RunPaths(Path(small_config.output_dir)).last
+    names = ["sky"]
+    with pytest.raises(
+        UserError, match=r"run holds a run on other data \(train had 6 samples, has 12\), and data.root"
+    ):
+        check_checkpoint(
+            own, replace(small_config, resume=resume), resumable=True, classes=(names, names), optimizer="sgd",
+            changed=[], data=["train had 6 samples, has 12"],
+        )  # fmt: skip

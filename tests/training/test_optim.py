@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from icnet.models.icnet import ICNet
-from icnet.training.optim import adamw, parameter_groups, poly, sgd, warmup_cosine, warmup_cosine_factor
+from icnet.training.optim import adamw, parameter_groups, poly, seek, sgd, warmup_cosine, warmup_cosine_factor
 
 # Worked out by hand from the recipe: (e + 1) / 4 for e < 3, then 0.5 (1 + cos(pi (e - 3) / 197)) for 200 epochs.
 FACTORS_OF_200 = {
@@ -137,3 +137,28 @@ def test_poly_equals_the_formula_and_keeps_the_ratio():
     # 1, (7/8)^0.9, (3/4)^0.9, ..., and 0 from the last step on.
     table = [1, 0.8867624, 0.7718895, 0.6550765, 0.5358867, 0.4136453, 0.2871746, 0.1538931, 0, 0]
     assert measured == pytest.approx([0.01 * factor for factor in table], abs=1e-8)
+
+
+def test_poly_is_sought_to_where_it_would_stand():
+    optimizer = sgd(two_groups(lr=0.01, mult=10.0), momentum=0.9, weight_decay=1e-4, nesterov=False)
+    scheduler = poly(optimizer, steps=8, power=0.9)
+    # (1/2)^0.9, and then as the table of the test above.
+    assert seek(scheduler, 4, [0.01, 0.1]) == pytest.approx([0.005358867, 0.05358867], rel=1e-6)
+    measured = []
+    for _ in range(4):
+        measured.append(rates(optimizer))
+        optimizer.step()
+        scheduler.step()
+    expected = [0.5358867, 0.4136453, 0.2871746, 0.1538931]
+    assert [backbone for backbone, _ in measured] == pytest.approx([0.01 * factor for factor in expected], abs=1e-8)
+    assert rates(optimizer) == [0, 0]
+    assert seek(scheduler, 9, [0.01, 0.1]) == [0, 0]  # beyond the end
+
+
+def test_cosine_is_sought_to_where_it_would_stand():
+    optimizer = sgd(two_groups(lr=0.1, mult=10.0), momentum=0.9, weight_decay=1e-4, nesterov=False)
+    scheduler = warmup_cosine(optimizer, epochs=6, warmup=2)
+    assert seek(scheduler, 3, [0.1, 1.0]) == pytest.approx([0.085355339, 0.85355339])
+    optimizer.step()
+    scheduler.step()
+    assert rates(optimizer) == pytest.approx([0.05, 0.5])

@@ -1,4 +1,4 @@
-"""Writes drawn scenes into a folder that is laid out like Cityscapes, and keeps that folder whole and up to date."""
+"""Writes drawn scenes into a folder that is laid out like Cityscapes: once, whole, and never others over them."""
 
 import contextlib
 import json
@@ -14,14 +14,16 @@ from rich.progress import Progress
 from icnet.data.street.scene import draw_scene
 from icnet.errors import UserError
 from icnet.run.files import is_being_written, write_bytes
+from icnet.run.lock import Lock
 
 NAME = "street (synthetic)"
 """How the data set is called in progress bars, logs and reports."""
 
 VERSION = 1
-"""The format version: raise it when the same seed no longer gives the same scenes, so that old folders are redrawn."""
+"""The format version: raise it when the same seed no longer gives the same scenes, which are another data set then."""
 
 _RECORD = "street.json"
+_LOCK = ".street.lock"  # of the process that is drawing
 _CITIES = {"train": "streetville", "val": "gardenham", "test": "laneborough"}
 _OTHER_CITY = "roadwick"
 _NOTE = "synthetic scenes drawn by icnet.data.street; this is not Cityscapes"
@@ -47,12 +49,23 @@ def scene_seed(seed: int, split: str, index: int) -> int:
     return int(words[0]) << 64 | int(words[1])
 
 
+def describes(root: Path, scenes: dict[str, int], height: int, width: int, seed: int) -> bool:
+    """Tell whether a folder holds the scenes of these arguments of ``generate``, all of them drawn."""
+    return _read_record(root) == _record(scenes, height, width, seed)
+
+
+def holds_scenes(root: Path) -> bool:
+    """Tell whether a folder holds scenes of some arguments, all of them drawn."""
+    found = _read_record(root)
+    return found is not None and not found.get("unfinished")
+
+
 def generate(root: Path, scenes: dict[str, int], height: int, width: int, seed: int) -> None:
     """Draw the data set into a folder, unless it is there already.
 
-    ``root/street.json`` is written last and tells what the folder holds. With other parameters, or after an
-    interruption, everything is drawn anew and scenes that no longer belong are removed; files that this function did
-    not make are never touched.
+    ``root/street.json`` is written last and tells what the folder holds. After an interruption everything is drawn
+    anew; a scene that has gone is drawn again. Finished scenes of other parameters are somebody's data set, and files
+    that this function did not make are never touched. Several processes may ask at once: one draws, the others wait.
 
     Args:
         root: The folder that will hold ``leftImg8bit/`` and ``gtFine/``; made if missing.
@@ -62,29 +75,47 @@ def generate(root: Path, scenes: dict[str, int], height: int, width: int, seed: 
         seed: Which scenes are drawn.
 
     Raises:
-        UserError: If ``root`` holds a data set of other origin, or cannot be written.
+        UserError: If ``root`` holds scenes of other parameters or a data set of other origin, or cannot be written.
     """
     root = Path(root)
-    wanted = {"name": NAME, "version": VERSION, "scenes": dict(scenes), "height": height, "width": width, "seed": seed,
-              "note": _NOTE}  # fmt: skip
+    wanted = _record(scenes, height, width, seed)
     plan = [(split, index) for split, count in scenes.items() for index in range(count)]
+
+    def missing() -> list[tuple[str, int]]:
+        return [place for place in plan if not all(path.is_file() for path in _paths(root, *place))]
+
     try:
-        found = _read_record(root)
-        if found == wanted and all(path.is_file() for split, index in plan for path in _paths(root, split, index)):
+        if _read_record(root) == wanted and not missing():
             return
-        if found is None:
-            _refuse_foreign(root)
-        _start_over(root)
-        _remove_stale(root, {path for split, index in plan for path in _paths(root, split, index)})
-        with Progress(transient=True) as progress:
-            for split, index in progress.track(plan, description=NAME):
-                _write_scene(root, split, index, height, width, scene_seed(seed, split, index))
-        _write_record(root, wanted)
+        root.mkdir(parents=True, exist_ok=True)
+        lock = Lock(root / _LOCK)
+        lock.acquire(wait=True)
+        try:
+            found = _read_record(root)
+            _refuse_others(root, found, wanted)
+            if found == wanted:
+                plan = missing()
+            else:
+                _start_over(root)
+                _remove_stale(root, {path for split, index in plan for path in _paths(root, split, index)})
+            with Progress(transient=True) as progress:
+                for split, index in progress.track(plan, description=NAME):
+                    _write_scene(root, split, index, height, width, scene_seed(seed, split, index))
+            if found != wanted:
+                _write_record(root, wanted)
+        finally:
+            lock.release()
     except OSError as error:
         raise UserError(
             f"data.root={root} cannot be written ({error.strerror or error}); the {NAME} data set needs a folder with "
             "write permission and free space; give another data.root or make this one writable"
         ) from error
+
+
+def _record(scenes: dict[str, int], height: int, width: int, seed: int) -> dict[str, object]:
+    """Return what ``street.json`` says of scenes that are drawn."""
+    numbers = {"scenes": dict(scenes), "height": height, "width": width, "seed": seed}
+    return {"name": NAME, "version": VERSION, **numbers, "note": _NOTE}
 
 
 def _paths(root: Path, split: str, index: int) -> tuple[Path, Path]:
@@ -125,14 +156,23 @@ def _start_over(root: Path) -> None:
     _write_record(root, {"name": NAME, "version": VERSION, "unfinished": True, "note": _NOTE})
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Raise ``UserError`` if the folder holds a data set that this module did not make."""
-    for folder in ("leftImg8bit", "gtFine"):
-        if (root / folder).exists() and _read_record(root) is None:  # another process may have begun just now
-            raise UserError(
-                f"data.root={root} holds a {folder} folder but no {_RECORD} of the {NAME} data set; it is only drawn "
-                "into an empty folder or over itself; give another data.root, or choose the Cityscapes data set"
-            )
+def _refuse_others(root: Path, found: dict[str, object] | None, wanted: dict[str, object]) -> None:
+    """Raise ``UserError`` if the folder holds what must not be drawn over: another data set, or other scenes."""
+    if found is None and any((root / folder).exists() for folder in ("leftImg8bit", "gtFine")):
+        raise UserError(
+            f"data.root={root} holds a leftImg8bit or gtFine folder but no {_RECORD} of the {NAME} data set; it is "
+            "only drawn into an empty folder; give another data.root, or choose the Cityscapes data set"
+        )
+    if found is not None and not found.get("unfinished") and found != wanted:
+        changed = [
+            f"{key} {json.dumps(found.get(key))} instead of {json.dumps(wanted[key])}"
+            for key in ("version", "scenes", "height", "width", "seed")
+            if found.get(key) != wanted[key]
+        ]
+        raise UserError(
+            f"data.root={root} holds other {NAME} scenes ({', '.join(changed)}), which runs may be using; give the "
+            "data.street keys that they were drawn with, or another data.root"
+        )
 
 
 def _own_files(root: Path) -> Iterator[Path]:
