@@ -20,6 +20,7 @@ def main(config: TrainConfig) -> float | None:
     archive_finished(config)
     factory.prepare_data(config.data)
     config = factory.resolve_resume(processes.resumed_after_restart(config))
+    factory.check_data(config)
     return processes.run(fit, config, factory.process_count(config.trainer))
 
 
@@ -37,7 +38,7 @@ def fit(config: TrainConfig) -> float | None:
     seed_everything(config.seed, verbose=False)
     factory.prepare_device(config.trainer)
     data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
-    task = factory.task(config, data.classes)
+    task = factory.task(config, data.classes, factory.class_weights(config, data.train))
     run = RunPaths(Path(config.output_dir))
     if config.resume:
         factory.copy_best_checkpoint(Path(config.resume), run.folder)
@@ -49,6 +50,7 @@ def fit(config: TrainConfig) -> float | None:
     results = read_run(run.folder).training
     best = results.best_miou
     scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results.best_epoch}"
+    scored += f" ({results.miou_note})" if results.miou_note else ""
     print(f"{results.data}: {scored}; everything of this run is in {run.folder}, {run.report.name} first")
     return best
 

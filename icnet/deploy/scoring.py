@@ -17,7 +17,14 @@ from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
 from icnet.run.environment import device_name
 from icnet.run.results import EvaluationRecord
-from icnet.training.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
+from icnet.training.metrics import (
+    RunningMeanIoU,
+    iou_per_category,
+    iou_per_class,
+    pixel_accuracy,
+    segmentation_metrics,
+    single_class_note,
+)
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +100,13 @@ class EvaluationTask(LightningModule):
             pixel_acc=pixel_accuracy(confusion).item(),
             miou_running_mean=self.running_mean.compute().item(),
             iou=dict(zip(self.classes.names, iou_per_class(confusion).tolist(), strict=True)),
+            miou_note=single_class_note(confusion, self.classes.names),
             palette=[list(color) for color in self.classes.palette],
             confusion=confusion.tolist(),
             images_per_s=self.trainer.world_size * self._images / self._seconds if self._images else None,
         )
+        if self.scores.miou_note:
+            log.warning("%s", self.scores.miou_note)
         if self.classes.categories:
             categories = iou_per_category(confusion, self.classes.categories)
             present = [value for value in categories.values() if value == value]  # NaN is not equal to itself

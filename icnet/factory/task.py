@@ -1,6 +1,7 @@
 """From configuration to the task that is trained: network, loss, optimizer and schedule in one LightningModule."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, s
 from icnet.training.precision import check_precision
 from icnet.training.segmentation_task import SegmentationTask
 from icnet.version import __version__
+
+log = logging.getLogger(__name__)
 
 
 def resolve_task(config: TrainConfig) -> TrainConfig:
@@ -100,8 +103,14 @@ def total_steps(trainer: Trainer) -> int:
     return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
 
-def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
-    """Build the LightningModule with everything in it."""
+def task(config: TrainConfig, classes: ClassTable, class_weights: Sequence[float] | None = None) -> SegmentationTask:
+    """Build the LightningModule with everything in it.
+
+    Args:
+        config: Of the run.
+        classes: Of its data.
+        class_weights: Of the loss, as ``icnet.factory.class_weights`` returns them; None for those in ``config``.
+    """
     net = network(config.model, len(classes), channels_last=config.trainer.accelerator != "npu")
     meta = {
         "version": __version__,
@@ -115,6 +124,9 @@ def task(config: TrainConfig, classes: ClassTable) -> SegmentationTask:
         "data_title": data_title(config.data),
         "seed": config.seed,
     }
-    return SegmentationTask(
-        net, criterion(config.loss, net), classes, optimizer_factory(config.optim, config.scheduler), meta
-    )
+    loss = criterion(config.loss, net, class_weights)
+    if class_weights is not None:
+        meta["class_weights"] = dict(zip(classes.names, class_weights, strict=True))
+        shown = ", ".join(f"{name} {weight:.4g}" for name, weight in meta["class_weights"].items())
+        log.info("loss.class_weights=%s: %s", config.loss.class_weights, shown)
+    return SegmentationTask(net, loss, classes, optimizer_factory(config.optim, config.scheduler), meta)

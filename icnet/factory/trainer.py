@@ -28,6 +28,7 @@ from icnet.config import TrainConfig, TrainerConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
+from icnet.factory.checking import data_warnings
 from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.network import model_title
@@ -112,13 +113,16 @@ def loggers(config: TrainConfig) -> list[Logger]:
     return [LOGGERS[name](config.output_dir, config.logger.project) for name in wanted]
 
 
-def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) -> list[Callback]:
+def callbacks(
+    config: TrainConfig, classes: ClassTable, log_every_n_steps: int, warnings_of_data: list[str] | None = None
+) -> list[Callback]:
     """Build the callbacks, in the order in which they act.
 
     Args:
         config: Of the run.
         classes: Of its data.
         log_every_n_steps: As configured, or less where an epoch is shorter.
+        warnings_of_data: What was said of the labels; None if nobody looked.
     """
     run = RunPaths(Path(config.output_dir))
     wanted, trainer = config.callbacks, config.trainer
@@ -128,6 +132,7 @@ def callbacks(config: TrainConfig, classes: ClassTable, log_every_n_steps: int) 
         model=model_title(config.model),
         seed=config.seed,
         palette=[list(color) for color in classes.palette],
+        data_warnings=warnings_of_data,
         config=asdict(config),
     )
     built: list[Callback] = [
@@ -210,6 +215,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
     fused = config.optim.name == "npu_fused_sgd"  # keeps the gradients in a buffer of its own
     if fused and trainer.accelerator != "npu":
         raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")
+    said = data_warnings(config, data) if config.data.check else None
     return Trainer(
         **trainer_arguments(trainer),
         **device_arguments(trainer, bucket_view=not fused),
@@ -226,7 +232,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         enable_model_summary=trainer.progress_bar,
         profiler=_profiler(config),
         logger=loggers(config),
-        callbacks=callbacks(config, data.classes, log_every_n_steps),
+        callbacks=callbacks(config, data.classes, log_every_n_steps, said),
         plugins=[
             *group_plugins(trainer),
             AtomicCheckpointIO(),
