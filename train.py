@@ -20,6 +20,7 @@ def main(config: TrainConfig) -> float | None:
         return done.best_miou
     archive_finished(config)
     config = factory.resolve_resume(processes.resumed_after_restart(config))
+    factory.check_data(config)
     return processes.run(fit, config, factory.process_count(config.trainer))
 
 
@@ -38,7 +39,8 @@ def fit(config: TrainConfig) -> float | None:
     factory.prepare_device(config.trainer)
     data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
     fingerprint = factory.recorded_fingerprint(config.data)
-    task = factory.task(config, data.classes, fingerprint)
+    class_weights = factory.class_weights(config, data.train)
+    task = factory.task(config, data.classes, class_weights=class_weights, fingerprint=fingerprint)
     run = RunPaths(Path(config.output_dir))
     if config.resume:
         factory.copy_best_checkpoint(Path(config.resume), run.folder)
@@ -50,6 +52,7 @@ def fit(config: TrainConfig) -> float | None:
     results = read_run(run.folder).training
     best = results.best_miou
     scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results.best_epoch}"
+    scored += f" ({results.miou_note})" if results.miou_note else ""
     print(f"{results.data}: {scored}; everything of this run is in {run.folder}, {run.report.name} first")
     return best
 

@@ -46,12 +46,20 @@ def _is_batch(given: object) -> bool:
     return given == "dynamic" or (type(given) is int and given >= 1)
 
 
+def _are_class_weights(given: object) -> bool:
+    if isinstance(given, list):
+        return bool(given) and all(type(item) in {int, float} and 0 <= item < math.inf for item in given)
+    return given in CLASS_WEIGHTINGS
+
+
 LIMIT = Range("a share above 0, a count above 1, or null", _is_limit)
 LIMIT_OR_NONE = Range(LIMIT.allowed, lambda given: given == 0 or _is_limit(given))
 DEVICES = Range("a count from 1, or a list of indices like [0,2]", _are_devices, "is unknown; give")
 ENDPOINT = Range(
     "HOST:PORT of one of the nodes", lambda given: not given or _is_endpoint(given), "is no endpoint; give"
 )
+CLASS_WEIGHTINGS = ("median", "enet")  # of icnet.data.statistics
+CLASS_WEIGHTS = Range("a list with a number from 0 for each class, median, enet, or null", _are_class_weights)
 BATCH = Range("a number from 1, or dynamic", _is_batch)
 
 
@@ -126,6 +134,11 @@ class DataConfig(Keys, above="data."):
     color_jitter: float = key(
         0.0, "strength of changes of brightness, contrast and saturation", unit="0 = off", low=0, high=1
     )
+    check: bool = key(
+        True,
+        "look at headers, validation files and some training labels before the first step; what is found is kept",
+        affects_result=False,
+    )
     eval_batch_size: int = key(1, "images per device in validation and evaluation", low=1, affects_result=False)
     workers: int = key(
         4, "loader processes per device", unit="0 = load in the process itself", low=0, affects_result=False
@@ -179,7 +192,12 @@ class LossConfig(Keys, above="loss."):
     )
     sub24_weight: float | None = key(None, "weights.sub24, as it was called before", unit="null = the network's", low=0)
     sub4_weight: float | None = key(None, "weights.sub4, as it was called before", unit="null = the network's", low=0)
-    class_weights: list[float] | None = key(None, "weights of the classes, one for each", unit="null = all 1", low=0)
+    class_weights: Any = key(
+        None,
+        "weights of the classes: a list; or median (frequency balancing) or enet, counted in the training labels",
+        unit="null = all 1",
+        values=CLASS_WEIGHTS,
+    )
     ohem_threshold: float = key(
         0.0, "keep the pixels whose true class is at most this probable", unit="0 = off", low=0, high=1
     )
@@ -499,3 +517,31 @@ class DemoConfig(Keys):
         super().__post_init__()
         if not self.output:
             raise UserError("output= is empty; give the folder for the results, such as output=results")
+
+
+@dataclass
+class CheckOptions(Keys, above="check."):
+    """What ``python -m icnet.data`` looks at."""
+
+    splits: list[str] = key([], "which splits", unit="[] = data.train_split and data.val_split")
+    sample: int | None = key(
+        None, "decode so many samples of each split only; headers are read of all", unit="null = all", low=1
+    )
+    pictures: int = key(6, "samples drawn with their labels, of each split", unit="0 = none", low=0)
+
+
+@dataclass
+class CheckConfig(Keys):
+    """Everything ``python -m icnet.data`` reads."""
+
+    data: DataConfig = key(REQUIRED, "the data set; what concerns augmentation and loading is not read")
+    check: CheckOptions = key(CheckOptions, "what is looked at")
+    progress_bar: bool = key(True, "show progress")
+    seed: int = key(1, "which samples are decoded where check.sample is given, and drawn", low=0, high=LARGEST_SEED)
+    output: str = key(REQUIRED, "folder for the page and the JSON file")
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        if not self.output:
+            raise UserError("output= is empty; give the folder for the page, such as output=outputs/check")

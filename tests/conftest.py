@@ -66,6 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Keep what is known of data sets out of the user's own folder; processes that a test starts do too."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["ICNET_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def made_once(request, tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Make a folder once in a run of the tests, however many workers need it: ``made_once("name", make)``.

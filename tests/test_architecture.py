@@ -35,6 +35,10 @@ BELOW = {
 KNOW_HYDRA = {"icnet.config", "icnet.factory", "icnet.launch", "icnet.run"}
 
 
+RECIPES = {"icnet.data.__main__"}
+"""Scripts that are started as ``python -m``: as those at the top, they stand above all rooms, and nothing uses them."""
+
+
 def room(module: str) -> str:
     """The listed room that a module lies in."""
     return ".".join(module.split(".")[:2])
@@ -66,6 +70,9 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module_imports_only_from_below(path):
     own = room(name_of(path))
+    assert not imports(path) & RECIPES
+    if name_of(path) in RECIPES:
+        return
     used = {room(name) for name in imports(path) if name.split(".")[0] == "icnet"} - {own}
     assert own in BELOW, f"{own} is new: say in BELOW what it may import"
     assert used <= BELOW[own], f"{name_of(path)} imports {sorted(used - BELOW[own])}"
@@ -94,3 +101,8 @@ def test_no_optional_package_is_imported_by_the_whole_project():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script_is_a_short_recipe(script):
     assert len((ROOT / f"{script}.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_recipe_in_a_room_is_short(recipe):
+    assert len((ROOT / f"{recipe.replace('.', '/')}.py").read_text().splitlines()) <= 60

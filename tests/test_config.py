@@ -17,6 +17,7 @@ from icnet import factory
 from icnet.config import (
     COMPOSED_BACKBONE,
     AmpConfig,
+    CheckConfig,
     DataConfig,
     DemoConfig,
     EvalConfig,
@@ -116,7 +117,9 @@ def test_experiments_are_short_diffs_headed_by_their_command():
 
 # ---------------------------------------------------------------- the schema
 
-SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "demo": DemoConfig}
+SCHEMAS = {
+    "train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "demo": DemoConfig, "check": CheckConfig,
+}  # fmt: skip
 
 
 def declared(schema: type, above: str = ""):
@@ -140,8 +143,8 @@ def test_keys_that_no_result_depends_on_are_declared_so():
     assert without == {
         "output_dir", "resume", "skip_finished", "trainer.profiler", "trainer.progress_bar",
         "trainer.log_every_n_steps",
-        "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.images",
-        "data.masks", "data.lists", "data.unlabelled", "data.workers", "data.pin_memory",
+        "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.classes", "data.images",
+        "data.masks", "data.lists", "data.unlabelled", "data.workers", "data.pin_memory", "data.check",
         "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size", "callbacks.pictures",
         "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps",
         "callbacks.throughput_warmup_steps", "callbacks.throughput_exact",
@@ -158,7 +161,7 @@ def test_names_of_the_tables_are_those_that_may_be_chosen():
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_defaults_lie_in_their_ranges(schema):
-    schema(**{"data": DataConfig(name="street")} if schema is TrainConfig else {}, **output_of(schema))
+    schema(**{"data": DataConfig(name="street")} if schema in {TrainConfig, CheckConfig} else {}, **output_of(schema))
 
 
 def output_of(schema: type) -> dict[str, str]:
@@ -195,7 +198,11 @@ def test_key_without_default_has_to_be_given_to_hydra_too():
         (["trainer.max_steps=0"], "trainer.max_steps=0 is out of range; give a number from 1, or -1 for all"),
         (["trainer.devices=null"], "trainer.devices=None is unknown; give a count from 1, or a list of indices"),
         (["trainer.limit_val_batches=-1"], "trainer.limit_val_batches=-1.0 is out of range; give a share above 0"),
-        (["loss.class_weights=[1,-1]"], "loss.class_weights=-1.0 is out of range; give a number from 0"),
+        (
+            ["loss.class_weights=[1,-1]"],
+            r"loss.class_weights=\[1, -1\] is out of range; give a list with a number from 0",
+        ),
+        (["loss.class_weights=mean"], "loss.class_weights=mean is out of range; give a list .*, median, enet, or null"),
         (["callbacks.result_files=all"], "callbacks.result_files=all is unknown; choose one of perf, acc"),
         (["trainer.rdzv_endpoint=here"], "trainer.rdzv_endpoint=here is no endpoint; give HOST:PORT"),
     ],

@@ -51,7 +51,7 @@ TRAINING = [
     ("data.street.height=8", "data.street.height=8", "from 64"),
     ("loss.resize=cubic", "loss.resize=cubic is unknown; choose one of nearest, logits, blend"),
     ("loss.sub4_weight=-1", "loss.sub4_weight=-1.0", "from 0"),
-    ("loss.class_weights=[-1.0]", "loss.class_weights=-1.0", "from 0"),
+    ("loss.class_weights=[-1.0]", "loss.class_weights=[-1.0]", "from 0"),
     ("optim.lr=-0.1", "optim.lr=-0.1", "above 0"),
     ("optim.lr=0", "optim.lr=0.0", "above 0"),
     ("optim.lr=nan", "optim.lr=nan", "above 0"),

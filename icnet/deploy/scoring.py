@@ -24,6 +24,7 @@ from icnet.training.metrics import (
     nothing_labelled,
     pixel_accuracy,
     segmentation_metrics,
+    single_class_note,
 )
 
 log = logging.getLogger(__name__)
@@ -111,10 +112,13 @@ class EvaluationTask(LightningModule):
             pixel_acc=pixel_accuracy(confusion).item(),
             miou_running_mean=self.running_mean.compute().item(),
             iou=dict(zip(self.classes.names, iou_per_class(confusion).tolist(), strict=True)),
+            miou_note=single_class_note(confusion, self.classes.names),
             palette=[list(color) for color in self.classes.palette],
             confusion=confusion.tolist(),
             images_per_s=self.trainer.world_size * self._images / self._seconds if self._images else None,
         )
+        if self.scores.miou_note:
+            log.warning("%s", self.scores.miou_note)
         if self.classes.categories:
             categories = iou_per_category(confusion, self.classes.categories)
             present = [value for value in categories.values() if value == value]  # NaN is not equal to itself

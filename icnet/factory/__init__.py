@@ -1,5 +1,6 @@
 """From configuration to objects, for all scripts: the only package that knows both."""
 
+from icnet.factory.checking import check_data, class_weights, look_through
 from icnet.factory.data import data_module, data_title, prepare_data, recorded_fingerprint
 from icnet.factory.devices import prepare_device, process_count, resolve
 from icnet.factory.evaluation import (
@@ -16,6 +17,8 @@ from icnet.factory.trainer import lightning_trainer
 from icnet.training.callbacks.best_checkpoint import copy_best_checkpoint
 
 __all__ = [
+    "check_data",
+    "class_weights",
     "copy_best_checkpoint",
     "data_module",
     "data_title",
@@ -24,6 +27,7 @@ __all__ = [
     "evaluation_trainer",
     "finished_results",
     "lightning_trainer",
+    "look_through",
     "network",
     "open_evaluated",
     "prepare_data",

@@ -1,5 +1,7 @@
 """From configuration to the loss."""
 
+from collections.abc import Sequence
+
 from icnet.config import LossConfig
 from icnet.data.labels import IGNORE_INDEX
 from icnet.errors import UserError
@@ -25,26 +27,30 @@ def output_weights(loss: LossConfig, kind: type[SegmentationNetwork]) -> dict[st
     return weights
 
 
-def criterion(loss: LossConfig, net: SegmentationNetwork) -> CascadeLoss:
+def criterion(loss: LossConfig, net: SegmentationNetwork, class_weights: Sequence[float] | None = None) -> CascadeLoss:
     """Build the loss.
 
     Args:
         loss: What is given.
         net: The network, which has weights of its own for its outputs.
+        class_weights: One for each class, as ``icnet.factory.class_weights`` returns them; None for those of ``loss``.
 
     Raises:
         UserError: If there are class weights, but not one per class; or see ``output_weights``.
     """
-    if loss.class_weights is not None and len(loss.class_weights) != net.num_classes:
+    weights = loss.class_weights if class_weights is None else class_weights
+    if isinstance(weights, str):
+        raise ValueError(f"loss.class_weights={weights} is not resolved; pass the numbers that it comes to")
+    if weights is not None and len(weights) != net.num_classes:
         raise UserError(
-            f"loss.class_weights has {len(loss.class_weights)} numbers and the data {net.num_classes} classes; "
+            f"loss.class_weights has {len(weights)} numbers and the data {net.num_classes} classes; "
             "give one per class, or null"
         )
     return CascadeLoss(
         output_weights(loss, type(net)),
         ignore_index=IGNORE_INDEX,
         resize=loss.resize,
-        class_weights=loss.class_weights,
+        class_weights=weights,
         ohem_threshold=loss.ohem_threshold,
         ohem_min_kept=loss.ohem_min_kept,
     )

@@ -1,7 +1,7 @@
 """From configuration to the task that is trained: network, loss, optimizer and schedule in one LightningModule."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -133,12 +133,19 @@ def check_training(config: TrainConfig, net: SegmentationNetwork) -> None:
         )
 
 
-def task(config: TrainConfig, classes: ClassTable, fingerprint: DataFingerprint | None = None) -> SegmentationTask:
+def task(
+    config: TrainConfig,
+    classes: ClassTable,
+    *,
+    class_weights: Sequence[float] | None = None,
+    fingerprint: DataFingerprint | None = None,
+) -> SegmentationTask:
     """Build the LightningModule with everything in it.
 
     Args:
         config: Of the run.
         classes: Of its data.
+        class_weights: Of the loss, as ``icnet.factory.class_weights`` returns them; None for those in ``config``.
         fingerprint: Of its data, for the checkpoints; None in a process that writes none.
     """
     net = network(config.model, classes.names, channels_last=config.trainer.accelerator != "npu")
@@ -155,9 +162,13 @@ def task(config: TrainConfig, classes: ClassTable, fingerprint: DataFingerprint 
         "seed": config.seed,
         "fingerprint": asdict(fingerprint) if fingerprint else None,
     }
+    loss = criterion(config.loss, net, class_weights)
+    if class_weights is not None:
+        meta["class_weights"] = dict(zip(classes.names, class_weights, strict=True))
+        shown = ", ".join(f"{name} {weight:.4g}" for name, weight in meta["class_weights"].items())
+        log.info("loss.class_weights=%s: %s", config.loss.class_weights, shown)
     built = SegmentationTask(
-        net, criterion(config.loss, net), classes, optimizer_factory(config.optim, config.scheduler), meta,
-        frozen=config.optim.freeze,
-    )  # fmt: skip
+        net, loss, classes, optimizer_factory(config.optim, config.scheduler), meta, frozen=config.optim.freeze
+    )
     check_training(config, net)
     return built

@@ -27,6 +27,7 @@ from icnet.config import TrainConfig, TrainerConfig
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
+from icnet.factory.checking import data_warnings
 from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.network import model_title
@@ -115,7 +116,12 @@ def loggers(config: TrainConfig) -> list[Logger]:
 
 
 def callbacks(
-    config: TrainConfig, classes: ClassTable, log_every_n_steps: int, fingerprint: DataFingerprint | None = None
+    config: TrainConfig,
+    classes: ClassTable,
+    log_every_n_steps: int,
+    *,
+    fingerprint: DataFingerprint | None = None,
+    warnings_of_data: list[str] | None = None,
 ) -> list[Callback]:
     """Build the callbacks, in the order in which they act.
 
@@ -124,6 +130,7 @@ def callbacks(
         classes: Of its data.
         log_every_n_steps: As configured, or less where an epoch is shorter.
         fingerprint: Of its data, for the results; None in a process that writes none.
+        warnings_of_data: What was said of the labels; None if nobody looked.
     """
     run = RunPaths(Path(config.output_dir))
     wanted, trainer = config.callbacks, config.trainer
@@ -133,6 +140,7 @@ def callbacks(
         model=model_title(config.model),
         seed=config.seed,
         palette=[list(color) for color in classes.palette],
+        data_warnings=warnings_of_data,
         config=asdict(config),
         fingerprint=fingerprint,
     )
@@ -226,6 +234,7 @@ def lightning_trainer(
     fused = config.optim.name == "npu_fused_sgd"  # keeps the gradients in a buffer of its own
     if fused and trainer.accelerator != "npu":
         raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")
+    said = data_warnings(config, data) if config.data.check else None
     return Trainer(
         **trainer_arguments(trainer),
         **device_arguments(trainer, bucket_view=not fused),
@@ -242,7 +251,7 @@ def lightning_trainer(
         enable_model_summary=trainer.progress_bar,
         profiler=_profiler(config),
         logger=loggers(config),
-        callbacks=callbacks(config, data.classes, log_every_n_steps, fingerprint),
+        callbacks=callbacks(config, data.classes, log_every_n_steps, fingerprint=fingerprint, warnings_of_data=said),
         plugins=[
             *group_plugins(trainer),
             AtomicCheckpointIO(),

@@ -22,26 +22,30 @@ from icnet.launch.overrides import readable
 Config = TypeVar("Config")
 
 
-def script(name: str, schema: type[Config]) -> Callable[[Callable[[Config], Any]], Callable[[], None]]:
-    """Turn ``main(config)`` into a command that is configured by ``conf/<name>.yaml`` beside its file.
+def script(
+    name: str, schema: type[Config], program: str = ""
+) -> Callable[[Callable[[Config], Any]], Callable[[], None]]:
+    """Turn ``main(config)`` into a command that is configured by ``conf/<name>.yaml`` beside its file, or above it.
 
     Args:
         name: The root configuration and the job's name.
         schema: The dataclass of ``icnet.config`` that the composed configuration must fit; ``main`` gets an instance.
+        program: How it is started, for its help; empty for ``python <name>.py``.
 
     Returns:
         A decorator. The decorated function takes no arguments, reads ``sys.argv`` and exits with status 2 and one
         line on standard error for every mistake in the input.
     """
-    return lambda main: Command(name, schema, main)
+    return lambda main: Command(name, schema, main, program or f"python {name}.py")
 
 
 class Command:
     """A script's ``main`` as a command; see ``script`` for the arguments."""
 
-    def __init__(self, name: str, schema: type[Any], main: Callable[[Any], Any]) -> None:
-        self.name, self.schema, self.main = name, schema, main
-        self._conf = Path(inspect.getfile(main)).resolve().with_name("conf")
+    def __init__(self, name: str, schema: type[Any], main: Callable[[Any], Any], program: str) -> None:
+        self.name, self.schema, self.main, self.program = name, schema, main, program
+        folders = [folder / "conf" for folder in Path(inspect.getfile(main)).resolve().parents]
+        self._conf = next((conf for conf in folders if (conf / f"{name}.yaml").exists()), folders[0])
         self._failed: list[int] = []  # of the jobs that ran in this process; SweepTable finds those of others
         self._defect: Exception | None = None  # what ``main`` raised, unlike an error of Hydra's
         self._shared: run_folder.SharedRunFolder | None = None
@@ -55,7 +59,7 @@ class Command:
         try:
             self._shared = run_folder.shared_run_folder(given)
             sys.argv += self._shared.overrides if self._shared else []
-            if not show_help(self.name, self.schema, self._conf):
+            if not show_help(self.name, self.schema, self._conf, self.program):
                 with sweep.search_given_up():
                     hydra.main(version_base="1.3", config_path=str(self._conf), config_name=self.name)(self.job)()
             if self._failed:

@@ -21,12 +21,13 @@ NAMES = {str: "text", int: "a number", float: "a number", bool: "true or false"}
 ASKED = {"--help", "-h"}
 
 
-def show_help(name: str, schema: type, folder: Path) -> bool:
+def show_help(name: str, schema: type, folder: Path, program: str) -> bool:
     """Print the help of a script if the command line asks for it, and tell whether it did; see ``help_text``."""
     given = sys.argv[1:]
     if not ASKED & set(given):
         return False
-    text = help_text(name, schema, folder, [word for word in given if "=" in word and not word.startswith("-")])
+    overrides = [word for word in given if "=" in word and not word.startswith("-")]
+    text = help_text(name, schema, folder, overrides, program)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # as in --help | head; Python would complain at its end
@@ -34,7 +35,7 @@ def show_help(name: str, schema: type, folder: Path) -> bool:
     return True
 
 
-def help_text(name: str, schema: type, folder: Path, overrides: Sequence[str]) -> str:
+def help_text(name: str, schema: type, folder: Path, overrides: Sequence[str], program: str = "") -> str:
     """Return the help of a script.
 
     Args:
@@ -42,6 +43,7 @@ def help_text(name: str, schema: type, folder: Path, overrides: Sequence[str]) -
         schema: The dataclass of its keys.
         folder: ``conf/``.
         overrides: Of the command line: values are shown as they would be with these.
+        program: How it is started; empty for ``python <name>.py``.
 
     Raises:
         HydraException: If the overrides do not compose.
@@ -50,7 +52,7 @@ def help_text(name: str, schema: type, folder: Path, overrides: Sequence[str]) -
         composed = compose(name, list(overrides), return_hydra_config=True)
     chosen = composed.hydra.runtime.choices
     width = shutil.get_terminal_size((120, 0)).columns
-    lines = [f"python {name}.py key=value ... ; shown are the values with the command line as given"]
+    lines = [f"{program or f'python {name}.py'} key=value ... ; shown are the values with the command line as given"]
     groups = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in chosen]
     if groups:
         lines += ["", "Groups, with their options:"]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def pictures(run: Path) -> list[Picture]:
         if encoded:
             made.append(Picture(*encoded, kind, name, miou))
     return made
+
+
+def embed_all(paths: Sequence[Path]) -> list[Picture]:
+    """Return pictures as parts of a page that stays within its budget; what is none is left out."""
+    encoded = ((path, _shrink(path, BUDGET // len(paths))) for path in paths)
+    return [Picture(*found, "", path.stem) for path, found in encoded if found]
 
 
 def _mious(path: Path) -> dict[str, float]:

@@ -72,11 +72,12 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
 
 
 def _warning(entry: Entry) -> str:
-    if is_synthetic(entry.run):
-        return f"{NO_RESULTS}."
-    if entry.marks:
-        return f"{REDUCED}: {'; '.join(entry.marks)}."
-    return ""
+    run, said = entry.run, []
+    if is_synthetic(run):
+        said = [NO_RESULTS, *([run.record.miou_note] if run.record.miou_note else [])]
+    elif entry.marks:
+        said = [f"{REDUCED}: {'; '.join(entry.marks)}"]
+    return " ".join(f"{line}." for line in said + (run.training.data_warnings or []))
 
 
 def _fact(label: str, value: str, note: str = "") -> dict[str, str]:

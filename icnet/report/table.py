@@ -227,6 +227,8 @@ def tabulate(runs: Sequence[Run], title: str, *, sweep: bool = True) -> Table:
         marks = shortfalls(run, published) if published else _marks(run)
         if run.failure and run.results:
             marks.append("the figures are of an earlier attempt")
+        if run.record.miou_note:
+            marks.append(run.record.miou_note)
         entries.append(Entry(run, {heading: row.get(heading, "") for heading in headings}, published, marks))
     return Table(title, entries, headings)
 

@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -98,6 +98,7 @@ class Results:
     )
     val_images: int | None = entry("images in the validation set", "images")
     iou: ByClass | None = entry("class to intersection over union; null where a class occurs nowhere", "0-1")
+    miou_note: str | None = entry("what to know of the mIoU, where it is that of a single class; else null")
     palette: list[list[int]] | None = entry("red, green and blue of each class, in the order of `iou`", "0-255")
     confusion: list[list[int]] | None = entry("counts by label (rows) and prediction, in the order of `iou`", "pixels")
     versions: dict[str, str] | None = entry("package to version")
@@ -124,6 +125,10 @@ class TrainingRecord(Results):
     loss_scale: float | None = entry("the loss scale at the end", label="loss scale")
     skipped_steps: int | None = entry("steps left out because of infinite gradients", "steps", label="skipped steps")
     performance: Performance | None = entry("how fast the last part of the run was")
+    class_weights: dict[str, float] | None = entry("class to its weight in the loss; null where all are 1")
+    data_warnings: list[str] | None = entry(
+        "what was said of the labels before the first step, one line each; null if nobody looked"
+    )
     history: list[Validation] = field(
         default_factory=list, metadata={"meaning": "all validations, in order", "unit": ""}
     )
@@ -244,9 +249,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def tables() -> str:
-    """Return the schema as the tables of ``docs/results.md``."""
-    return "\n".join(line for heading, schema in SECTIONS for line in _table(heading, schema))
+def tables(sections: Sequence[tuple[str, type]] = SECTIONS) -> str:
+    """Return a schema as the tables of a document, by default those of ``docs/results.md``."""
+    return "\n".join(line for heading, schema in sections for line in _table(heading, schema))
 
 
 def _table(heading: str, schema: type) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What is measured on a data set: the official mIoU and its relatives, and the reference's running mean."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -119,6 +120,24 @@ def iou_per_class(confusion: Tensor) -> Tensor:
     counts = confusion.cpu().double()
     hits = counts.diagonal()
     return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
+def single_class_note(confusion: Tensor, names: Sequence[str]) -> str | None:
+    """Say so where the labels hold a single class, so that the mIoU says nothing of the others.
+
+    Args:
+        confusion: (C, C) counts, labels in rows.
+        names: Of the classes.
+
+    Returns:
+        One clause, such as ``only road is in the labels: the mIoU is over 1 of 2 classes``; None where the labels hold
+        more classes, or none, or the data have only one.
+    """
+    labelled = [name for name, count in zip(names, confusion.sum(1).tolist(), strict=True) if count]
+    if len(labelled) != 1 or len(names) == 1:
+        return None
+    scored = sum(not math.isnan(iou) for iou in iou_per_class(confusion).tolist())
+    return f"only {labelled[0]} is in the labels: the mIoU is over {scored} of {len(names)} classes"
 
 
 def pixel_accuracy(confusion: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def test_types_are_named(script):
         "optim.lr=0.01 learning rate (a number above 0)",
         "trainer.batch_size=7 training samples per device (a whole number from 1)",
         "data.root=null folder of the data set (text)",
-        "loss.class_weights=null weights of the classes, one for each (a list, each a number from 0; null = all 1)",
+        "optim.betas=[0.9,0.999] decay of AdamW's two averages (two numbers, each a number from 0 to below 1)",
     ):
         assert entry in text
 

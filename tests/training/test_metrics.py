@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from icnet.data.labels import CITYSCAPES_CLASSES, LABEL_ID_TO_TRAIN_ID, TRAIN_ID_TO_LABEL_ID
-from icnet.training.metrics import RunningMeanIoU, iou_per_category, iou_per_class, pixel_accuracy, segmentation_metrics
+from icnet.training.metrics import (
+    RunningMeanIoU,
+    iou_per_category,
+    iou_per_class,
+    pixel_accuracy,
+    segmentation_metrics,
+    single_class_note,
+)
 
 IGNORE = 255
 
@@ -24,6 +31,23 @@ PREDS = torch.tensor([[[0, 0, 1, 1], [1, 2, 2, 0]]])
 # Rows are labels: class 0 is hit twice and taken for 1 once, class 1 hit twice and taken for 2 once, class 2 hit once.
 CONFUSION = [[2, 1, 0], [0, 2, 1], [0, 0, 1]]
 IOU = [2 / 3, 2 / 4, 1 / 2]
+
+
+@pytest.mark.parametrize(
+    ("confusion", "note"),
+    [
+        ([[4, 0], [0, 0]], "only road is in the labels: the mIoU is over 1 of 2 classes"),
+        ([[0, 0], [3, 1]], "only car is in the labels: the mIoU is over 2 of 2 classes"),
+        ([[4, 0], [1, 1]], None),
+        ([[0, 0], [0, 0]], None),
+    ],
+)
+def test_mean_over_labels_of_one_class_says_so(confusion, note):
+    assert single_class_note(torch.tensor(confusion), ["road", "car"]) == note
+
+
+def test_data_with_one_class_are_meant_so():
+    assert single_class_note(torch.tensor([[4]]), ["road"]) is None
 
 
 def some_images(count: int, classes: int = 19, size: tuple[int, int] = (12, 20)) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
@@ -15,7 +16,7 @@ from icnet.run.environment import device_name, environment
 from icnet.run.paths import RunPaths
 from icnet.run.results import Performance, TrainingRecord, Validation, record, write_results
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
-from icnet.training.metrics import iou_per_class, pixel_accuracy
+from icnet.training.metrics import iou_per_class, pixel_accuracy, single_class_note
 from icnet.training.segmentation_task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class TrainingResults(Callback):
             self._latest["train_loss"] or math.nan, scores["val/loss"], scores["val/miou"], scores["val/pixel_acc"],
             self._latest["images_per_s"] or math.nan,
         )  # fmt: skip
+        if note := self._note():
+            log.warning("epoch %d/%d: %s", trainer.current_epoch + 1, trainer.max_epochs, note)
         self._write(trainer, "running")
 
     @override
@@ -125,6 +128,18 @@ class TrainingResults(Callback):
         speed = SpeedMonitor.of(trainer)
         self._performance = record(Performance, speed.summary(trainer.strategy.root_device) if speed else {})
 
+    def _note(self) -> str | None:
+        """Return what is to be said of the last validation's mIoU."""
+        names = (self.history[-1].iou if self.history else None) or {}
+        return single_class_note(torch.tensor(self.confusion), list(names)) if names and self.confusion else None
+
+    @staticmethod
+    def _weights(trainer: Trainer) -> dict[str, float] | None:
+        task: Any = trainer.lightning_module
+        table = task.criterion.class_weights
+        counted = task.meta.get("class_weights")  # without the rounding to float32
+        return counted or (None if table is None else dict(zip(task.classes.names, table.tolist(), strict=True)))
+
     @property
     def seconds(self) -> float:
         """Seconds that the run has taken, those of its earlier parts included."""
@@ -146,7 +161,9 @@ class TrainingResults(Callback):
             pixel_acc=last.pixel_acc,
             miou_running_mean=last.miou_running_mean,
             iou=last.iou,
+            miou_note=self._note(),
             confusion=self.confusion,
+            class_weights=self._weights(trainer),
             **self._latest,
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
