@@ -77,6 +77,14 @@ class DataConfig(Keys, above="data."):
     train_samples: int | None = key(None, "train on the first so many samples only", unit="null = all", low=1)
     label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
     classes: str | None = key(None, "YAML file of names and colours (data=folder)", unit="null = classes.yaml")
+    mask_encoding: str = key(
+        "auto",
+        "what masks hold: label ids or the classes' colours; auto tells by the files",
+        choices=("auto", "ids", "colors"),
+    )
+    image_bits: int | None = key(
+        None, "bits of the values in 16-bit images", unit="null = 16, and they must show", low=8, high=16
+    )
     street: StreetConfig = key(StreetConfig, "the embedded synthetic scenes (data=street)")
     options: dict[str, Any] = key(dict, "what other data sets take: +data.options.KEY=VALUE")
     crop_size: list[int] = key([960, 960], "size of a training sample", unit="pixels (H, W)", low=1, pair="[512,1024]")

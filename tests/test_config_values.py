@@ -40,6 +40,8 @@ def test_defaults_are_allowed(schema):
 
 TRAINING = [
     ("data.label_kind=nope", "labelIds, labelTrainIds"),
+    ("data.mask_encoding=colours", "data.mask_encoding=colours is unknown; choose one of auto, ids, colors"),
+    ("data.image_bits=7", "data.image_bits=7", "from 8 to 16"),
     ("data.crop_size=[64]", "data.crop_size=[64] has 1 numbers; give two"),
     ("data.scale_range=[96,64]", "data.scale_range=[96, 64] runs backwards"),
     ("trainer.batch_size=0", "batch_size=0", "trainer.batch_size"),

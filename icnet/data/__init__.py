@@ -46,6 +46,7 @@ def public_description(data: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = DATASETS.get(data.get("name", ""))
     told = set(known.options) - set(known.private_options) if known else set()
-    described = {key: data[key] for key in ("name", "val_split", *sorted(told)) if key in data}
+    reading = ("mask_encoding", "image_bits")
+    described = {key: data[key] for key in ("name", "val_split", *reading, *sorted(told)) if key in data}
     own = {key: value for key, value in (data.get("options") or {}).items() if key in told}
     return described | ({"options": own} if own else {})

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from icnet.data.labels import ClassTable
+from icnet.data.labels import ClassTable, Color
 from icnet.errors import UserError
 
 
@@ -59,7 +59,12 @@ class DataSet(ABC):
     @property
     @abstractmethod
     def label_table(self) -> np.ndarray:
-        """(256,) int16: stored label id to train id, see ``icnet.data.labels.train_id_table``."""
+        """(256,) or (65536,) int16: stored label id to train id, see ``icnet.data.labels.train_id_table``."""
+
+    @property
+    def color_table(self) -> Sequence[tuple[Color, int]]:
+        """RGB colour and train id (255 = ignored) of each colour that masks may hold instead of label ids."""
+        return [(color, train_id) for train_id, color in enumerate(self.classes.palette)]
 
     @property
     def splits(self) -> Sequence[str]:

@@ -14,8 +14,8 @@ import numpy as np
 from typing_extensions import override
 
 from icnet.data.base import DataSet, SamplePaths, pair_up
-from icnet.data.classes_file import read_classes
-from icnet.data.labels import ClassTable
+from icnet.data.classes_file import ListedClasses, read_classes
+from icnet.data.labels import ClassTable, Color
 from icnet.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -50,11 +50,16 @@ class Folder(DataSet):
 
     @property
     @override
+    def color_table(self) -> list[tuple[Color, int]]:
+        return self._classes_and_table[2]
+
+    @property
+    @override
     def splits(self) -> list[str]:
         return sorted(path.name for path in self.folder().glob("images/*") if path.is_dir())
 
     @cached_property
-    def _classes_and_table(self) -> tuple[ClassTable, np.ndarray]:
+    def _classes_and_table(self) -> ListedClasses:
         return read_classes(Path(self._file).expanduser() if self._file else self.folder() / "classes.yaml")
 
     @override

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+Color = tuple[int, int, int]
+"""RGB, 0-255."""
+
 IGNORE_INDEX = 255
 """The mask value that no loss and no metric counts, in every data set of this project."""
 
@@ -127,12 +130,13 @@ def train_id_table(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """Build the look-up table from stored label ids to train ids.
 
     Args:
-        pairs: (stored id 0-255, train id or 255) for every id a mask may hold.
+        pairs: (stored id 0-65535, train id or 255) for every id a mask may hold.
 
     Returns:
-        (256,) int16: train ids, 255 for ignored labels, -1 for ids that no mask may hold.
+        (256,) int16: train ids, 255 for ignored labels, -1 for ids that no mask may hold; (65536,) if there are larger
+        ids, which masks of 16 bits hold.
     """
-    table = np.full(256, -1, np.int16)
+    table = np.full(256 if max((stored for stored, _ in pairs), default=0) < 256 else 65536, -1, np.int16)
     for stored, train_id in pairs:
         table[stored] = train_id
     return table

@@ -9,10 +9,10 @@ from typing import IO, Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from icnet.data import drawing
-from icnet.data.images import read_image
+from icnet.data.images import exif_orientation, read_image, upright
 from icnet.data.labels import ClassTable
 from icnet.deploy import RUNTIMES, Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
@@ -182,7 +182,8 @@ def to_rgb(image: ImageLike) -> np.ndarray:
         if image.mode.startswith(("I", "F")):  # what Pillow would cut off at 255
             raise UserError(f"a PIL image of mode {image.mode} has more than 8 bits; give one of 8, such as mode RGB")
         try:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # turned as one read from its path is
+            pixels = np.array(image.convert("RGB"))
+            return upright(pixels, exif_orientation(image.info.get("exif", b"")))  # as one read from its path is
         except ValueError as error:
             problem = f"a PIL image of mode {image.mode} becomes no RGB ({error})"
             raise UserError(f"{problem}; give one of mode RGB") from error

@@ -71,14 +71,23 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
         UserError: If the data set is not where it should be, or not as it should be.
     """
     source = data_set(data)
-    classes, table = source.classes, source.label_table  # before the samples: a bad list of classes is said first
+    # Before the samples: a bad list of classes is said first.
+    classes, table, colors = source.classes, source.label_table, source.color_table
 
     def dataset(
         split: str, transform: Callable[..., dict[str, Any]] | None, first: int | None = None
     ) -> SegmentationDataset:
         title = f"{source.title or data.name}, {split}"
         return SegmentationDataset(
-            source.list_samples(split)[:first], classes, table, transform, seed=seed, title=title
+            source.list_samples(split)[:first],
+            classes,
+            table,
+            transform,
+            seed=seed,
+            title=title,
+            color_table=colors,
+            mask_encoding=data.mask_encoding,
+            image_bits=data.image_bits,
         )
 
     height, width = data.crop_size
