@@ -13,9 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from icnet.data.base import SamplePaths
+from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.packed import PackedSamples, SamplesInMemory
+from icnet.data.transforms import train_transform
 from icnet.errors import UserError
 from icnet.run import files
 
@@ -116,9 +119,7 @@ def _pack_slowly(folder, samples, marker):
 def test_two_processes_at_once_decode_each_sample_once(tmp_path, samples):
     context = multiprocessing.get_context("fork")
     marker = tmp_path / "decoded.txt"
-    processes = [
-        context.Process(target=_pack_slowly, args=(tmp_path / "packed", samples, marker)) for _ in range(3)
-    ]
+    processes = [context.Process(target=_pack_slowly, args=(tmp_path / "packed", samples, marker)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -135,8 +136,9 @@ def test_killed_while_packing_it_goes_on(tmp_path, samples, monkeypatch):
         target=_pack_slowly, args=(tmp_path / "packed", samples, marker)
     )
     process.start()
-    while not marker.exists() or len(marker.read_text().split()) < 3:
-        time.sleep(0.01)
+    while not (tmp_path / "packed" / "index.json").exists():
+        assert process.is_alive()
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     calls = []
@@ -158,7 +160,9 @@ def test_a_full_disk_leaves_nothing_half_made_and_names_the_space(tmp_path, samp
 
     with monkeypatch.context() as patch:
         patch.setattr(np.lib.format, "write_array", fill)
-        with pytest.raises(UserError, match=r"no room for the rest of toys, train: about .* GiB are needed and .* free"):
+        with pytest.raises(
+            UserError, match=r"no room for the rest of toys, train: about .* GiB are needed and .* free"
+        ):
             packed(tmp_path, samples).pack(1)
     left = [path.name for path in (tmp_path / "packed").iterdir() if path.suffix == files.SUFFIX]
     assert left == []
@@ -199,5 +203,40 @@ def test_memory_that_does_not_suffice_is_refused(samples, monkeypatch):
 def test_the_cost_is_said_before_it_starts(tmp_path, samples, caplog):
     caplog.set_level(logging.INFO)
     packed(tmp_path, samples).pack(2)
-    assert re.search(r"toys, train: packing 4 of 4 samples into .*packed, about \d+\.\d GiB and \d+ s with 2 threads", caplog.text)
+    told = r"toys, train: packing 4 of 4 samples into .*packed, about \d+\.\d GiB and \d+ s with 2 threads"
+    assert re.search(told, caplog.text)
     assert Path(tmp_path / "packed" / "index.json").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["packed", "memory"])
+def test_batches_equal_those_from_files_in_mid_epoch_too(make_dataset, tmp_path, kind, workers):
+    def module(cache):
+        train, val = (
+            make_dataset(7, transform=transform, seed=8)
+            for transform in (train_transform((16, 24), (16, 40), color_jitter=0.2), None)
+        )
+        for dataset in (train, val):
+            if cache == "packed":
+                folder = tmp_path / "packed"
+                dataset.cache = PackedSamples(folder, dataset.samples, dataset.decode, dataset.coding, "toys")
+            elif cache == "memory":
+                dataset.cache = SamplesInMemory(dataset.samples, dataset.decode, "toys")
+        made = SegmentationDataModule(train, val, batch_size=2, workers=workers, seed=3)
+        made.setup("fit")
+        for sample in train.samples if cache else ():
+            sample.image.rename(sample.image.with_suffix(".gone"))  # nobody reads it any more
+        batches = [batch for loader in (made.train_dataloader(), made.val_dataloader()) for batch in loader]
+        loader = made.train_dataloader()
+        loader.position = lambda: (1, 2)
+        batches += list(loader)
+        for sample in train.samples if cache else ():
+            sample.image.with_suffix(".gone").rename(sample.image)
+        return batches
+
+    plain, cached = module(None), module(kind)
+    assert len(plain) == len(cached) == 3 + 7 + 1
+    for ours, theirs in zip(cached, plain, strict=True):
+        assert ours["name"] == theirs["name"]
+        assert torch.equal(ours["image"], theirs["image"])
+        assert torch.equal(ours["mask"], theirs["mask"])
