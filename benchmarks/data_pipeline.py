@@ -7,7 +7,8 @@ Files come from a Cityscapes folder, or are street scenes drawn into a temporary
 photographs and decode faster, so only a real folder tells what training will see. Files are in the page cache (the
 round before the first reads them). Every round serves the same images in the same order, each augmented anew: short
 side 512 to 2048, padding, crop 960x960, mirror, blur. Ours yields uint8, which the device normalises; "normalised" does
-that here as well, for what the reference yields is normalised.
+that here as well, for what the reference yields is normalised. "packed" reads what ``data.cache=packed``
+keeps.
 """
 
 import contextlib
@@ -35,37 +36,46 @@ def main() -> None:
     args = parser.parse_args()
     common.prepare(args.threads)
     cv2.setNumThreads(args.threads if args.threads > 1 else 0)
-    if args.root:
-        measure(args.root, str(args.root), args.samples, args.repeats, args.reference)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        street.generate(Path(folder), {"train": args.samples, "val": 1}, 1024, 2048, seed=1)
-        measure(Path(folder), street.NAME, args.samples, args.repeats, args.reference)
+        root, packed = args.root or Path(folder, "scenes"), Path(folder, "packed")
+        if not args.root:
+            street.generate(root, {"train": args.samples, "val": 1}, 1024, 2048, seed=1)
+        measure(root, str(args.root or street.NAME), packed, args.samples, args.repeats, args.reference)
 
 
-def measure(root: Path, title: str, samples: int, repeats: int, reference: Path | None) -> None:
+def measure(root: Path, title: str, packed: Path, samples: int, repeats: int, reference: Path | None) -> None:
     """Time both data sets and print.
 
     Args:
         root: The folder in the official layout.
         title: How the table calls it.
+        packed: A folder for ``data.cache=packed``.
         samples: Images of a round; a smaller set is gone through several times.
         repeats: Rounds.
         reference: The reference's clone, if there is one.
     """
-    ours = factory.data_module(DataConfig(name="cityscapes", root=str(root)), seed=0, batch_size=7).train
-    assert ours is not None
     normalize = ImageNormalizer()
 
-    def load(turn: int) -> None:
-        for i in range(samples):
-            ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]
+    def loader(cache: str, normalized: bool = False) -> Callable[[int], None]:
+        config = DataConfig(name="cityscapes", root=str(root), cache=cache, cache_folder=str(packed))
+        module = factory.data_module(config, seed=0, batch_size=7)
+        module.setup("fit")
+        ours = module.train
+        assert ours is not None
 
-    def load_normalized(turn: int) -> None:
-        for i in range(samples):
-            normalize(ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]["image"][None])
+        def load(turn: int) -> None:
+            for i in range(samples):
+                image = ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]["image"]
+                if normalized:
+                    normalize(image[None])
 
-    contenders: dict[str, Callable[[int], None]] = {"icnet": load, "icnet, normalised": load_normalized}
+        return load
+
+    contenders = {
+        "icnet, from files": loader("off"),
+        "icnet, normalised": loader("off", normalized=True),
+        "icnet, packed": loader("packed"),
+    }
     if reference:
         (dataset,) = import_reference(reference, "dataset:CityscapesDataset")
         random.seed(0)  # the reference draws from the global generator

@@ -143,6 +143,15 @@ class DataConfig(Keys, above="data."):
     workers: int = key(
         4, "loader processes per device", unit="0 = load in the process itself", low=0, affects_result=False
     )
+    cache: str = key(
+        "off",
+        "where decoded samples are kept: packed, in files that all processes map; memory, of each process",
+        choices=("off", "packed", "memory"),
+        affects_result=False,
+    )
+    cache_folder: str | None = key(
+        None, "folder for data.cache=packed", unit="null = data/packed", affects_result=False
+    )
     pin_memory: bool = key(True, "page-locked memory for batches, where an accelerator is", affects_result=False)
     persistent_workers: bool = key(True, "keep loader processes between epochs", affects_result=False)
     prefetch_factor: int = key(2, "batches loaded ahead by each loader process", low=1, affects_result=False)

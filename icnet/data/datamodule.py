@@ -1,5 +1,6 @@
 """Loading in batches, over several devices, resumable in the middle of an epoch."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -181,6 +182,17 @@ class SegmentationDataModule(pl.LightningDataModule):
     def classes(self) -> ClassTable:
         """The classes of the validation set."""
         return self.val.classes
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Decode what is cached, in the first process that comes; the others of a machine wait for it.
+
+        Raises:
+            UserError: A sample cannot be used, or there is not enough room.
+        """
+        for dataset in (self.train if stage == "fit" else None, self.val):
+            if dataset is not None and dataset.cache is not None:
+                dataset.cache.pack(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
     @override
     def train_dataloader(self) -> DataLoader:

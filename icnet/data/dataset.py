@@ -12,6 +12,7 @@ from icnet.data.base import SamplePaths
 from icnet.data.images import IN_A_SET, read_image
 from icnet.data.labels import IGNORE_INDEX, ClassTable, Color
 from icnet.data.mask_decoder import MaskDecoder
+from icnet.data.packed import Decoded, PackedSamples, SamplesInMemory
 from icnet.errors import UserError
 
 
@@ -61,6 +62,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.title = title
         self.image_bits = image_bits
+        self.cache: PackedSamples | SamplesInMemory | None = None
+        """Where samples come from instead of their files, once it is packed."""
+        self.coding = repr((label_table.tolist(), list(color_table), mask_encoding, image_bits)).encode()
+        """What decoded samples depend on beside their files."""
         self._decode_mask = MaskDecoder(classes, label_table, color_table, mask_encoding, title)
         self._decode_mask.look_at([sample.mask for sample in samples if sample.mask is not None])
 
@@ -102,6 +107,11 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             )
         return image, mask
 
+    def decode(self, index: int) -> Decoded:
+        """Return ``load``'s image and labels, all ignored where there are none."""
+        image, labels = self.load(index)
+        return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8) if labels is None else labels
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Return one sample.
 
@@ -116,12 +126,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             UserError: A file cannot be used; the message names it.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        image, labels = self.load(index)
-        mask = np.full(image.shape[:2], IGNORE_INDEX, np.uint8) if labels is None else labels
+        image, mask = self.decode(index) if self.cache is None else self.cache[index]
         if self.transform is not None:
             self._seed_transform(index, epoch)
             augmented = self.transform(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
+        if not image.flags.writeable:
+            image, mask = image.copy(), mask.copy()  # mapped files; PyTorch wants to own what it is given
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),

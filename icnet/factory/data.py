@@ -1,7 +1,9 @@
 """From configuration to data."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -11,12 +13,16 @@ from icnet.data import DataSet, find_data_set
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.fingerprint import fingerprint
+from icnet.data.packed import PackedSamples, SamplesInMemory
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
 from icnet.run.results import DataFingerprint
 
 CONFIGURED = ("label_kind", "classes", "images", "masks", "lists", "unlabelled", "street")
 """Options of data sets that have a key of their own; those of others are in ``data.options``."""
+
+PACKED = "data/packed"
+"""Folder of packed samples, unless ``data.cache_folder`` names another."""
 
 
 def data_set(data: DataConfig) -> DataSet:
@@ -106,7 +112,7 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
         split: str, transform: Callable[..., dict[str, Any]] | None, first: int | None = None
     ) -> SegmentationDataset:
         title = f"{source.title or data.name}, {split}"
-        return SegmentationDataset(
+        made = SegmentationDataset(
             source.list_samples(split)[:first],
             classes,
             table,
@@ -117,6 +123,8 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
             mask_encoding=data.mask_encoding,
             image_bits=data.image_bits,
         )
+        made.cache = _cache(data, split, made)
+        return made
 
     height, width = data.crop_size
     smallest, largest = data.scale_range
@@ -132,3 +140,14 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
         prefetch_factor=data.prefetch_factor,
         seed=seed,
     )
+
+
+def _cache(data: DataConfig, split: str, dataset: SegmentationDataset) -> PackedSamples | SamplesInMemory | None:
+    if data.cache == "memory":
+        return SamplesInMemory(dataset.samples, dataset.decode, dataset.title)
+    if data.cache == "packed":
+        root = str(Path(data.root).expanduser().resolve()) if data.root else ""
+        key = hashlib.sha256(root.encode() + dataset.coding).hexdigest()[:8]  # other labels must not replace these
+        folder = Path(data.cache_folder or PACKED).expanduser() / f"{data.name}_{key}" / split
+        return PackedSamples(folder, dataset.samples, dataset.decode, dataset.coding, dataset.title)
+    return None

@@ -96,7 +96,7 @@ def evaluation_data(config: EvalConfig, segmenter: Segmenter) -> DataConfig:
                 f"{config.ckpt} describes its data by {', '.join(sorted(strange))}, which this version does not know; "
                 "choose the data with data=NAME"
             )
-        own = {**own, "eval_batch_size": 1}
+        own = {**own, "eval_batch_size": 1, "cache": "off"}
     schema = OmegaConf.structured(DataConfig)
     data: DataConfig = OmegaConf.to_object(OmegaConf.merge(schema, own, given))  # type: ignore[assignment]
     return data

@@ -1,0 +1,242 @@
+"""Packed samples equal decoded ones, whatever happened to sources, processes and disks in between."""
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from icnet.data.base import SamplePaths
+from icnet.data.datamodule import SegmentationDataModule
+from icnet.data.packed import PackedSamples, SamplesInMemory
+from icnet.data.transforms import train_transform
+from icnet.errors import UserError
+from icnet.run import files
+
+SIZES = [(4, 6), (5, 3), (8, 8), (1, 1)]
+
+
+def decode_of(samples, calls=None):
+    def decode(index):
+        if calls is not None:
+            calls.append(index)
+        sample = samples[index]
+        return cv2.imread(str(sample.image))[..., ::-1], cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED) + 1
+
+    return decode
+
+
+def write(sample, seed):
+    rng = np.random.default_rng(seed)
+    height, width = SIZES[seed % len(SIZES)]
+    cv2.imwrite(str(sample.image), rng.integers(0, 256, (height, width, 3), np.uint8))
+    cv2.imwrite(str(sample.mask), rng.integers(0, 5, (height, width), np.uint8))
+
+
+@pytest.fixture
+def samples(tmp_path):
+    names = ["a", "b/c", "ä ö", "d"]  # a name may hold what a file's name may not
+    found = [SamplePaths(name, tmp_path / f"{n}.png", tmp_path / f"{n}_mask.png") for n, name in enumerate(names)]
+    for seed, sample in enumerate(found):
+        write(sample, seed)
+    return found
+
+
+def packed(tmp_path, samples, calls=None, labels=b"19"):
+    return PackedSamples(tmp_path / "packed", samples, decode_of(samples, calls), labels, "toys, train")
+
+
+def assert_equal(store, samples):
+    decode = decode_of(samples)
+    for index in range(len(samples)):
+        for ours, theirs in zip(store[index], decode(index), strict=True):
+            assert ours.dtype == np.uint8
+            assert np.array_equal(ours, theirs)
+
+
+def test_samples_of_all_sizes_equal_their_sources_and_are_mapped(tmp_path, samples):
+    store = packed(tmp_path, samples)
+    store.pack(2)
+    assert_equal(store, samples)
+    assert all(isinstance(array, np.memmap) and not array.flags.writeable for array in store[2])
+    plain = np.load(next((tmp_path / "packed").glob("a.image.npy")))  # a standard file, for anybody
+    assert np.array_equal(plain, decode_of(samples)(0)[0])
+
+
+def test_memory_equals_the_sources(samples):
+    store = SamplesInMemory(samples, decode_of(samples), "toys")
+    store.pack(2)
+    assert_equal(store, samples)
+
+
+def test_only_what_changed_is_packed_again(tmp_path, samples):
+    packed(tmp_path, samples).pack(2)
+    calls = []
+    packed(tmp_path, samples, calls).pack(2)
+    assert calls == []
+    write(samples[1], seed=6)  # another size
+    os.utime(samples[3].mask, ns=(5, 5))  # touched
+    store = packed(tmp_path, samples, calls)
+    store.pack(2)
+    assert sorted(calls) == [1, 3]
+    assert_equal(store, samples)
+    next((tmp_path / "packed").glob("d.mask.npy")).unlink()
+    calls.clear()
+    packed(tmp_path, samples, calls).pack(2)
+    assert calls == [3]
+
+
+def test_other_samples_and_other_labels(tmp_path, samples):
+    packed(tmp_path, samples).pack(2)
+    calls = []
+    packed(tmp_path, samples[::-1][:2], calls).pack(2)  # fewer, in another order
+    assert calls == []
+    packed(tmp_path, samples, calls, labels=b"2").pack(2)  # train ids that mean something else
+    assert sorted(calls) == [0, 1, 2, 3]
+
+
+def _pack_slowly(folder, samples, marker):
+    decode = decode_of(samples)
+
+    def slow(index):
+        with open(marker, "a") as file:
+            file.write(f"{index}\n")
+        time.sleep(0.1)
+        return decode(index)
+
+    PackedSamples(folder, samples, slow, b"19", "toys").pack(1)
+
+
+def test_two_processes_at_once_decode_each_sample_once(tmp_path, samples):
+    context = multiprocessing.get_context("fork")
+    marker = tmp_path / "decoded.txt"
+    processes = [context.Process(target=_pack_slowly, args=(tmp_path / "packed", samples, marker)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sorted(marker.read_text().split()) == ["0", "1", "2", "3"]
+    assert_equal(packed(tmp_path, samples), samples)
+
+
+def test_killed_while_packing_it_goes_on(tmp_path, samples, monkeypatch):
+    monkeypatch.setattr("icnet.data.packed.SAVE_EVERY", 0)
+    marker = tmp_path / "decoded.txt"
+    process = multiprocessing.get_context("fork").Process(
+        target=_pack_slowly, args=(tmp_path / "packed", samples, marker)
+    )
+    process.start()
+    while not (tmp_path / "packed" / "index.json").exists():
+        assert process.is_alive()
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    calls = []
+    store = packed(tmp_path, samples, calls)
+    store.pack(2)
+    assert 1 <= len(calls) < len(samples)
+    assert_equal(store, samples)
+
+
+def test_a_full_disk_leaves_nothing_half_made_and_names_the_space(tmp_path, samples, monkeypatch):
+    write_array, written = np.lib.format.write_array, []
+
+    def fill(file, array, **kwargs):
+        written.append(file.name)
+        if len(written) > 4:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_array(file, array, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "write_array", fill)
+        with pytest.raises(
+            UserError, match=r"no room for the rest of toys, train: about .* GiB are needed and .* free"
+        ):
+            packed(tmp_path, samples).pack(1)
+    left = [path.name for path in (tmp_path / "packed").iterdir() if path.suffix == files.SUFFIX]
+    assert left == []
+    calls = []
+    store = packed(tmp_path, samples, calls)
+    store.pack(1)
+    assert 0 < len(calls) < len(samples)
+    assert_equal(store, samples)
+
+
+def test_too_little_space_is_said_before_it_is_used_up(tmp_path, samples, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    calls = []
+    with pytest.raises(UserError, match=r"data.cache_folder, or data.cache=off"):
+        packed(tmp_path, samples, calls).pack(2)
+    assert calls == [0]
+
+
+def test_a_bad_source_is_named_and_the_rest_stays(tmp_path, samples):
+    decode = decode_of(samples)
+
+    def broken(index):
+        if index == 2:
+            raise UserError("2.png is damaged; copy it again")
+        return decode(index)
+
+    with pytest.raises(UserError, match="2.png is damaged"):
+        PackedSamples(tmp_path / "packed", samples, broken, b"19", "toys").pack(1)
+    assert json.loads((tmp_path / "packed" / "index.json").read_text())["samples"].keys() >= {"a", "b/c"}
+
+
+def test_memory_that_does_not_suffice_is_refused(samples, monkeypatch):
+    monkeypatch.setattr("icnet.data.packed._free_memory", lambda: 10)
+    with pytest.raises(UserError, match=r"data.cache=memory needs about .* use data.cache=packed"):
+        SamplesInMemory(samples, decode_of(samples), "toys").pack(2)
+
+
+def test_the_cost_is_said_before_it_starts(tmp_path, samples, caplog):
+    caplog.set_level(logging.INFO)
+    packed(tmp_path, samples).pack(2)
+    told = r"toys, train: packing 4 of 4 samples into .*packed, about \d+\.\d GiB and \d+ s with 2 threads"
+    assert re.search(told, caplog.text)
+    assert Path(tmp_path / "packed" / "index.json").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["packed", "memory"])
+def test_batches_equal_those_from_files_in_mid_epoch_too(make_dataset, tmp_path, kind, workers):
+    def module(cache):
+        train, val = (
+            make_dataset(7, transform=transform, seed=8)
+            for transform in (train_transform((16, 24), (16, 40), color_jitter=0.2), None)
+        )
+        for dataset in (train, val):
+            if cache == "packed":
+                folder = tmp_path / "packed"
+                dataset.cache = PackedSamples(folder, dataset.samples, dataset.decode, dataset.coding, "toys")
+            elif cache == "memory":
+                dataset.cache = SamplesInMemory(dataset.samples, dataset.decode, "toys")
+        made = SegmentationDataModule(train, val, batch_size=2, workers=workers, seed=3)
+        made.setup("fit")
+        for sample in train.samples if cache else ():
+            sample.image.rename(sample.image.with_suffix(".gone"))  # nobody reads it any more
+        batches = [batch for loader in (made.train_dataloader(), made.val_dataloader()) for batch in loader]
+        loader = made.train_dataloader()
+        loader.position = lambda: (1, 2)
+        batches += list(loader)
+        for sample in train.samples if cache else ():
+            sample.image.with_suffix(".gone").rename(sample.image)
+        return batches
+
+    plain, cached = module(None), module(kind)
+    assert len(plain) == len(cached) == 3 + 7 + 1
+    for ours, theirs in zip(cached, plain, strict=True):
+        assert ours["name"] == theirs["name"]
+        assert torch.equal(ours["image"], theirs["image"])
+        assert torch.equal(ours["mask"], theirs["mask"])
