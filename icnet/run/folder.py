@@ -1,5 +1,6 @@
 """Whose a run folder is: refused where another run's result would be lost, archived where its run is wanted again."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from icnet.errors import UserError
 from icnet.run.differences import changes
 from icnet.run.paths import RunPaths
 from icnet.run.results import EvaluationRecord, TrainingRecord, read_results
+
+log = logging.getLogger(__name__)
 
 DONE = "done"
 
@@ -73,6 +76,7 @@ def archive_finished(config: TrainConfig) -> None:
     archive.mkdir()
     for path in found:
         path.rename(archive / path.name)
+    log.info("resume=here: the run in this folder was done; it is in %s now, and a new one starts", archive)
 
 
 def another_run(config: TrainConfig, changed: list[str]) -> UserError:
