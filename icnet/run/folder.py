@@ -108,6 +108,7 @@ def archive_finished(config: TrainConfig) -> None:
     archive.mkdir()
     for path in found:
         path.rename(archive / path.name)
+    log.info("resume=here: the run in this folder was done; it is in %s now, and a new one starts", archive)
 
 
 def another_run(config: TrainConfig, changed: list[str]) -> UserError:

@@ -209,7 +209,7 @@ def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
             ("data.crop_size=[32,36]",),
             ("data.crop_size=36 does not suit toy", "a multiple of 8, such as 40"),
         ),
-        (("model.name=unet",), ("model.name=unet is unknown", "icnet, toy")),
+        (("model.name=nonet",), ("model.name=nonet is unknown", "choose one of icnet", "toy")),
     ],
 )
 def test_what_does_not_suit_the_toy_is_one_line(train, tmp_path, words, expected):

@@ -25,7 +25,7 @@ def test_network_is_built_by_its_name():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("unet", {}, "model.name=unet is unknown; choose one of icnet"),
+        ("nonet", {}, "model.name=nonet is unknown; choose one of icnet"),
         ("icnet", {"backbone": "vgg16"}, "model.backbone=vgg16 is unknown; choose one of resnet18, resnet34"),
         ("icnet", {"width": 8}, "model.options.width=8 is no option of icnet; it has backbone"),
     ],

@@ -118,7 +118,8 @@ def test_unfinished_run_has_no_result(small_config, finished):
     assert finished_results(replace(small_config, skip_finished=True)) is None
 
 
-def test_finished_run_that_is_wanted_again_is_archived(small_config, finished):
+def test_finished_run_that_is_wanted_again_is_archived(small_config, finished, caplog):
+    caplog.set_level("INFO")
     finished.hydra.mkdir()
     finished.last.parent.mkdir()
     finished.last.touch()
@@ -131,6 +132,7 @@ def test_finished_run_that_is_wanted_again_is_archived(small_config, finished):
     assert {path.name for path in finished.folder.iterdir()} == {
         ".hydra", ".lock", "train_0.log", "earlier_1",
     }  # fmt: skip
+    assert f"it is in {finished.folder / 'earlier_1'} now" in caplog.text
     archived = RunPaths(finished.folder / "earlier_1")
     assert archived.results.exists()
     assert archived.last.exists()

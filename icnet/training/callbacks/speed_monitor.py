@@ -89,7 +89,8 @@ class SpeedMonitor(Callback):
         """Say so if the devices had to wait for data, or if nothing was timed."""
         if self._seen and not self.timed_steps:
             log.warning(
-                "images/s was not measured: %d steps are no more than callbacks.throughput_warmup_steps=%d",
+                "images/s was not measured: %d steps are no more than callbacks.throughput_warmup_steps=%d; "
+                "what is shown is that of the last step",
                 self._seen, self.warmup_steps,
             )  # fmt: skip
         share = self.summary(pl_module.device).get("data_wait_share") or 0.0
