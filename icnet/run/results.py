@@ -133,6 +133,13 @@ class TrainingRecord(Results):
         default_factory=list, metadata={"meaning": "all validations, in order", "unit": ""}
     )
 
+    def summary(self) -> str:
+        """Say in one line what came out, and on which data."""
+        if self.best_miou is None:
+            return f"{self.data}: nothing was validated"
+        note = f" ({self.miou_note})" if self.miou_note else ""
+        return f"{self.data}: best val/miou {self.best_miou:.4f} at epoch {self.best_epoch}{note}"
+
 
 @dataclass(kw_only=True)
 class EvaluationRecord(Results):
