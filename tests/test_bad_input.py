@@ -179,7 +179,7 @@ DAMAGES = [
     (0, truncated, "is truncated after 60 bytes"),
     (0, text, "cannot be decoded as an image"),
     (1, truncated, "is truncated after 60 bytes"),
-    (1, text, "is not a PNG, BMP, TIFF, GIF or WebP file"),
+    (1, text, "is not a PNG, BMP, TIFF or WebP file"),
     (1, wrong_ids, "holds label ids 99"),
     (1, other_size, "is 96x64 (width x height) but its label mask"),
     (1, colours, "are stored in two ways"),

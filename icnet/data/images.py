@@ -76,7 +76,7 @@ def read_image(
         png = whole_png(path, data)
         exif = png.exif
         fast = decode_fast(data, png) if png.color_type == 2 else None
-        pixels = _decode_color(path, data) if fast is None else fast
+        pixels = decode(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH) if fast is None else fast
     elif data.startswith(JPEG_SIGNATURE):
         jpeg = scan_jpeg(data)
         exif = jpeg.exif

@@ -15,7 +15,7 @@ from icnet.errors import UserError
 GRAY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
 """(256, 3) uint8: the colours of gray values."""
 
-_FORMATS = ("PNG", "BMP", "TIFF", "GIF", "WEBP")
+_FORMATS = ("PNG", "BMP", "TIFF", "WEBP")
 # https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf, section 8
 _TIFF_DEPTH, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _ADVICE = "save masks as PNG, one label id per pixel or the classes' colours"
@@ -117,7 +117,7 @@ def _with_pillow(path: Path, data: bytes, depth: int = 8, kind: str = "") -> Sto
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        raise UserError(f"label mask {path} is not a PNG, BMP, TIFF, GIF or WebP file; {_ADVICE}") from None
+        raise UserError(f"label mask {path} is not a PNG, BMP, TIFF or WebP file; {_ADVICE}") from None
     except Exception:  # damaged files make the plugins raise many kinds
         raise UserError(f"{path} cannot be decoded as an image; copy or download it again") from None
 

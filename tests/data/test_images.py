@@ -152,6 +152,21 @@ def test_jpeg_with_a_trailer_is_whole(tmp_path: Path, kind: str) -> None:
         verify_image(tmp_path / "trailer.jpg")
 
 
+def test_first_image_of_several_in_a_jpeg_is_read(tmp_path: Path) -> None:
+    path, buffer = tmp_path / "panorama.jpg", io.BytesIO()
+    Image.fromarray(SMOOTH).save(buffer, "MPO", save_all=True, append_images=[Image.fromarray(NOISE)])
+    data = buffer.getvalue()
+    path.write_bytes(data)
+    assert read_image(path).shape == (*image_size(path), 3) == SMOOTH.shape
+    assert np.abs(read_image(path).astype(int) - SMOOTH).mean() < 12
+    verify_image(path)
+    second = data.index(b"\xff\xd9") + 2
+    path.write_bytes(data[: second // 2] + data[second - 2 :])
+    for read in (read_image, verify_image):
+        with pytest.raises(UserError, match=r"panorama\.jpg is truncated"):
+            read(path)
+
+
 @pytest.mark.parametrize("kind", JPEGS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("then", ["nothing", "an end marker", "zeros", "a trailer"])

@@ -104,7 +104,7 @@ def test_colours_of_the_classes_are_read_by_colour(own: Own, mode: str, kind: st
     assert train_ids(dataset) == LABELS.tolist()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])  # Pillow would write other indices into a GIF
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_palette_is_read_by_colour_where_its_indices_are_no_ids(own: Own, kind: str) -> None:
     palette = [(1, 1, 1)] * 40 + [TREE, ROAD, CAR]
     indices = np.array([41, 42, 40])[LABELS]  # road, car, tree

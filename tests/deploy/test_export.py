@@ -142,6 +142,11 @@ def test_metadata_tell_everything_about_the_model(checkpoint, tmp_path):
             "cityscapes",
         ),
         (
+            {"name": "folder", "mask_encoding": "colors", "image_bits": 12, "classes": "/home/me/c.yaml"},
+            {"name": "folder", "mask_encoding": "colors", "image_bits": 12},  # how its files are read
+            "folder",
+        ),
+        (
             {"name": "street", "root": "/home/me", "street": {"train": 6, "val": 3}},
             {"name": "street", "street": {"train": 6, "val": 3}},  # or eval.py would draw other scenes
             "street (synthetic)",
