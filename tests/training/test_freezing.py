@@ -1,6 +1,7 @@
 """Parts of a network that training leaves alone, to the bit."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from icnet.errors import UserError
 from icnet.factory.task import optimizer_factory
 from icnet.models import SegmentationNetwork
 from icnet.models.icnet import ICNet
+from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.callbacks.weight_average import ExponentialAverage
 from icnet.training.freezing import check_parts
 from icnet.training.losses import CascadeLoss
@@ -194,6 +196,13 @@ def test_fused_optimizer_may_be_left_without_the_gradients_of_frozen_weights_alo
     trained.grad = None
     with pytest.raises(RuntimeError, match="did not see all gradients"):
         _KeepsGradients()(optimizer)
+
+
+def test_loss_that_is_nan_is_told_with_the_rate_of_what_moves(tmp_path):
+    groups = [{"lr": 0.0}, {"lr": 0.3}]
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=groups)], global_step=4, current_epoch=0)
+    with pytest.raises(UserError, match=r"became nan at step 4 \(epoch 1, lr 0\.3\)"):
+        StopOnNonFiniteLoss(tmp_path, 1).on_train_batch_end(trainer, None, {"loss": torch.tensor(torch.nan)}, None, 0)
 
 
 # ---------------------------------------------------------------- what is refused
