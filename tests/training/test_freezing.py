@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -118,6 +118,20 @@ def test_average_is_the_formula_and_what_does_not_change_keeps_its_bits():
         model.update_parameters(net)
     assert torch.equal(model.module.weight, wanted)
     assert callback.state_key == "EMAWeightAveraging"
+
+
+@pytest.mark.filterwarnings("ignore:.*eval mode at the start:")
+@pytest.mark.filterwarnings("ignore:.*dataloader:")
+def test_average_of_a_resumed_run_is_that_of_a_whole_one(tmp_path):
+    class Keep(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "2.ckpt", weights_only=False)
+
+    whole, resumed = make_task(["backbone"]), make_task(["backbone"])
+    fit(whole, ExponentialAverage(0.9), Keep(), epochs=4)
+    fit(resumed, ExponentialAverage(0.9), epochs=4, resume=tmp_path / "2.ckpt")
+    assert not changed(state(whole), state(resumed))
 
 
 @pytest.mark.filterwarnings("ignore:.*eval mode at the start:")
