@@ -207,8 +207,9 @@ def test_tensors_without_the_hash_of_the_metadata_are_refused(hashed):
     assert refused(load_file, hashed).startswith(f"{hashed} is damaged: its tensors do not have its {HASH_KEY}")
 
 
-def test_tensors_without_any_hash_load_with_a_warning(tmp_path, caplog):
-    save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+@pytest.mark.parametrize("metadata", [None, {HASH_KEY: ""}])
+def test_tensors_without_any_hash_load_with_a_warning(tmp_path, caplog, metadata):
+    save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors", metadata)
     assert load_file(tmp_path / "a.safetensors")["a"].tolist() == [1, 1, 1]
     assert f"has no {HASH_KEY} in its metadata, so that it holds no checksums" in caplog.text
 

@@ -1,10 +1,11 @@
 """Parts of a network that training leaves alone, to the bit."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -15,6 +16,7 @@ from icnet.errors import UserError
 from icnet.factory.task import optimizer_factory
 from icnet.models import SegmentationNetwork
 from icnet.models.icnet import ICNet
+from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.callbacks.weight_average import ExponentialAverage
 from icnet.training.freezing import check_parts
 from icnet.training.losses import CascadeLoss
@@ -119,6 +121,20 @@ def test_average_is_the_formula_and_what_does_not_change_keeps_its_bits():
 
 
 @pytest.mark.filterwarnings("ignore:.*eval mode at the start:")
+@pytest.mark.filterwarnings("ignore:.*dataloader:")
+def test_average_of_a_resumed_run_is_that_of_a_whole_one(tmp_path):
+    class Keep(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "2.ckpt", weights_only=False)
+
+    whole, resumed = make_task(["backbone"]), make_task(["backbone"])
+    fit(whole, ExponentialAverage(0.9), Keep(), epochs=4)
+    fit(resumed, ExponentialAverage(0.9), epochs=4, resume=tmp_path / "2.ckpt")
+    assert not changed(state(whole), state(resumed))
+
+
+@pytest.mark.filterwarnings("ignore:.*eval mode at the start:")
 def test_frozen_head_keeps_its_weights_and_statistics():
     task = make_task(["head"])
     before = state(task)
@@ -194,6 +210,13 @@ def test_fused_optimizer_may_be_left_without_the_gradients_of_frozen_weights_alo
     trained.grad = None
     with pytest.raises(RuntimeError, match="did not see all gradients"):
         _KeepsGradients()(optimizer)
+
+
+def test_loss_that_is_nan_is_told_with_the_rate_of_what_moves(tmp_path):
+    groups = [{"lr": 0.0}, {"lr": 0.3}]
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=groups)], global_step=4, current_epoch=0)
+    with pytest.raises(UserError, match=r"became nan at step 4 \(epoch 1, lr 0\.3\)"):
+        StopOnNonFiniteLoss(tmp_path, 1).on_train_batch_end(trainer, None, {"loss": torch.tensor(torch.nan)}, None, 0)
 
 
 # ---------------------------------------------------------------- what is refused

@@ -46,7 +46,8 @@ class StopOnNonFiniteLoss(Callback):
         batch_idx: int,
     ) -> None:
         """Note the loss; look at the noted ones now and then."""
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]  # the backbone's may be 0
+        lr = rates[0] or rates[-1]
         self._pending.append((trainer.global_step, trainer.current_epoch + 1, lr, outputs["loss"].detach()))
         if len(self._pending) >= self.every_n_steps:
             self._look()
