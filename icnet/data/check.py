@@ -38,7 +38,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
+            # Of a PNG without EXIF before its pixels, Pillow would decode these to look behind them.
+            told = image.format != "PNG" or "exif" in image.info
+            turned = told and image.getexif().get(ORIENTATION) in TURNED
             width, height = image.size
     except UNREADABLE:  # a format of OpenCV's alone, perhaps
         pixels = read_image(path, IN_A_SET)

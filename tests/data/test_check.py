@@ -269,3 +269,11 @@ def test_what_cannot_be_kept_is_known_to_this_process(make, monkeypatch, tmp_pat
     with known.alone(key):
         known.keep(key, looked(dataset))
     assert known.load(key, 1, 3).counted.all()
+
+
+def test_size_of_a_png_is_told_by_its_header_alone(tmp_path):
+    path = write(tmp_path / "a.png", NOISE)
+    cut(path)
+    assert check.image_size(path) == (24, 32)
+    with pytest.raises(UserError):
+        check.check_sums(path)
