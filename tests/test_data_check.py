@@ -158,9 +158,9 @@ def test_second_start_decodes_nothing(make, configure, monkeypatch):
     def refuse(*arguments: object) -> None:
         raise AssertionError("a file was decoded")
 
-    for name in ("image_size", "mask_size", "check_sums"):
+    for name in ("image_size", "verify_image"):
         monkeypatch.setattr(checking.check, name, refuse)
-    monkeypatch.setattr("icnet.data.dataset.read_mask", refuse)
+    monkeypatch.setattr("icnet.data.dataset.SegmentationDataset.read_labels", refuse)
     factory.check_data(config)
     assert factory.class_weights(config, data.train) == weights
     crop = replace(config.data, crop_size=[64, 96])
@@ -221,7 +221,7 @@ def test_class_weights_are_those_of_the_training_labels(make, configure, caplog)
     weights = factory.class_weights(config, data.train)
     assert weights == pytest.approx([1, 1, 1.25, 0])
     caplog.set_level(logging.INFO)
-    task = factory.task(config, data.classes, weights)
+    task = factory.task(config, data.classes, class_weights=weights)
     assert task.criterion.class_weights.tolist() == pytest.approx(weights)
     assert task.meta["class_weights"] == dict(zip(data.classes.names, weights, strict=True))
     assert "loss.class_weights=median: road 1, car 1, tree 1.25, sky 0" in caplog.text
@@ -231,7 +231,7 @@ def test_class_weights_that_are_given_stay(make, configure):
     config = configure(make([GOOD] * 2, [GOOD]), loss=[1, 2, 3.5])
     data = factory.data_module(config.data, 1, batch_size=2)
     assert factory.class_weights(config, data.train) == [1, 2, 3.5]
-    task = factory.task(config, data.classes, factory.class_weights(config, data.train))
+    task = factory.task(config, data.classes, class_weights=factory.class_weights(config, data.train))
     assert task.criterion.class_weights.tolist() == [1, 2, 3.5]
     assert factory.class_weights(replace(config, loss=LossConfig()), data.train) is None
 
@@ -317,7 +317,7 @@ def test_what_the_check_counted_need_not_be_counted_for_the_weights(script, make
     assert script(COMMAND, *words).status == 0
     config = configure(root, loss="median")
     data = factory.data_module(config.data, 1, batch_size=2)
-    monkeypatch.setattr("icnet.data.dataset.read_mask", None)
+    monkeypatch.setattr("icnet.data.dataset.SegmentationDataset.read_labels", None)
     assert factory.class_weights(config, data.train) == pytest.approx([1, 1, 1.25])
 
 

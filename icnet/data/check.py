@@ -13,9 +13,8 @@ from PIL import Image
 
 from icnet.data.base import SamplePaths
 from icnet.data.dataset import SegmentationDataset
-from icnet.data.images import IN_A_SET, read_image
+from icnet.data.images import image_size, verify_image
 from icnet.data.known import Known
-from icnet.data.masks import read_mask
 from icnet.data.parallel import in_threads
 from icnet.data.statistics import count_pixels
 from icnet.errors import UserError
@@ -26,40 +25,6 @@ NAMED_CLASSES = 12  # of many in one message
 
 # What Pillow raises for files that it cannot read, and for images that may be bombs.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-JPEG_FORMATS = {"JPEG", "MPO"}  # MPO: several of them in one file, as phones write it
-ORIENTATION, TURNED = 0x0112, {5, 6, 7, 8}  # the tag of EXIF, and its values that swap width and height
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image as it is read, from its header where that is possible.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            # Of a PNG without EXIF before its pixels, Pillow would decode these to look behind them.
-            told = image.format != "PNG" or "exif" in image.info
-            turned = told and image.getexif().get(ORIENTATION) in TURNED
-            width, height = image.size
-    except UNREADABLE:  # a format of OpenCV's alone, perhaps
-        pixels = read_image(path, IN_A_SET)
-        return pixels.shape[0], pixels.shape[1]
-    return (width, height) if turned else (height, width)
-
-
-def mask_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a label mask, from its header where that is possible.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except UNREADABLE:
-        labels = read_mask(path)
-        return labels.shape[0], labels.shape[1]
 
 
 def file_format(path: Path) -> str:
@@ -71,48 +36,10 @@ def file_format(path: Path) -> str:
         return "other"
 
 
-def check_sums(path: Path) -> None:
-    """Check an image file as far as that is possible without decoding it: a PNG's check sums.
-
-    A file of another format, which has none, is decoded.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.format != "PNG":
-                read_image(path, IN_A_SET)
-                return
-            image.verify()
-    except UNREADABLE as error:
-        read_image(path, IN_A_SET)  # whose words are better, where it refuses the file too
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({reason}); copy or download it again") from None
-
-
-def verify_image(path: Path) -> None:
-    """Check an image file completely: a PNG's check sums, and that everything can be decoded.
-
-    Raises:
-        UserError: It is damaged, or ends early.
-    """
-    check_sums(path)
-    if file_format(path).split()[0] not in JPEG_FORMATS:
-        read_image(path, IN_A_SET)
-        return
-    try:
-        with Image.open(path) as image:
-            image.load()  # says where a scan ends early, which OpenCV fills with grey
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({reason}); copy or download it again") from None
-
-
 def plain(dataset: SegmentationDataset) -> SegmentationDataset:
     """Return the same samples as they are, without augmentation."""
     whole = copy.copy(dataset)
-    whole.transform = None
+    whole.transform, whole.cache = None, None
     return whole
 
 
@@ -136,7 +63,7 @@ def look_at_headers(
         sample = whole.samples[index]
         try:
             size = image_size(sample.image)
-            if sample.mask is not None and mask_size(sample.mask) != size:
+            if sample.mask is not None and image_size(sample.mask) != size:
                 pixels = whole[index]["image"]  # raises, unless a header led astray
                 size = (pixels.shape[1], pixels.shape[2])
         except UserError as error:
@@ -172,7 +99,7 @@ def look_at_images(
 
     def look(index: int) -> str:
         try:
-            check_sums(dataset.samples[index].image)
+            verify_image(dataset.samples[index].image, thorough=False)
         except UserError as error:
             return str(error)
         return ""

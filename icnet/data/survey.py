@@ -13,6 +13,7 @@ import numpy as np
 from icnet.data import check
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.drawing import overlay, save, side_by_side
+from icnet.data.images import verify_image
 from icnet.data.known import Known
 from icnet.data.parallel import in_threads
 from icnet.data.statistics import WEIGHTINGS, count_pixels
@@ -78,9 +79,9 @@ def _decode(dataset: SegmentationDataset, index: int) -> tuple[str, bytes, np.nd
     """Return what is wrong with a sample, a digest of its image, and (C + 1,) pixels by class and ignored."""
     paths, classes = dataset.samples[index], len(dataset.classes)
     try:
-        check.verify_image(paths.image)
+        verify_image(paths.image)
         if paths.mask is not None:
-            check.check_sums(paths.mask)
+            verify_image(paths.mask)
         sample = dataset[index]
     except UserError as error:
         return str(error), b"", np.zeros(classes + 1, np.int64)

@@ -13,7 +13,7 @@ from icnet.data.dataset import SegmentationDataset
 from icnet.data.known import Known
 from icnet.data.statistics import WEIGHTINGS
 from icnet.errors import UserError
-from icnet.factory.data import data_module, data_set, data_title, prepare_data
+from icnet.factory.data import data_module, data_title, prepare_data
 from icnet.factory.devices import world_size
 from icnet.run.data_findings import SAMPLES, DataFindings
 from icnet.version import __version__
@@ -213,7 +213,7 @@ def key(data: DataConfig, dataset: SegmentationDataset) -> str:
         for one in fields(data)
         if one.metadata["affects_result"] and one.name not in UNREAD
     }
-    return known.fingerprint(dataset, about | {"label_table": data_set(data).label_table.tolist()})
+    return known.fingerprint(dataset, about | {"coding": dataset.coding})
 
 
 def _load(name: str, dataset: SegmentationDataset) -> Known:

@@ -12,7 +12,6 @@ from icnet.data.base import SamplePaths
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.known import Known
 from icnet.data.labels import ClassTable, train_id_table
-from icnet.errors import UserError
 
 CLASSES = ClassTable(("road", "car", "tree"), ((128, 64, 128), (0, 0, 142), (0, 128, 0)))
 TABLE = train_id_table([(0, 0), (1, 1), (2, 2), (255, 255)])
@@ -78,7 +77,7 @@ def test_headers_find_what_is_no_picture(make):
 
 def test_photo_that_its_camera_turned_is_as_large_as_it_is_read(tmp_path):
     exif = Image.Exif()
-    exif[check.ORIENTATION] = 6
+    exif[0x0112] = 6  # turned by 90 degrees
     Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=exif)
     mask = write(tmp_path / "a.png", np.zeros((32, 24), np.uint8))
     dataset = SegmentationDataset([SamplePaths("a", tmp_path / "a.jpg", mask)], CLASSES, TABLE)
@@ -112,37 +111,6 @@ def png_with_a_flipped_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 40] ^= 1
     path.write_bytes(data)
-
-
-def png_with_a_wrong_check_sum(path: Path) -> None:
-    """Harm a chunk that no decoder looks at."""
-    data = path.read_bytes()
-    end = data.rindex(b"IEND") - 4
-    path.write_bytes(data[:end] + b"\0\0\0\4teXtgrey\0\0\0\0" + data[end:])
-
-
-def cut(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
-@pytest.mark.parametrize("damage", [png_with_a_flipped_bit, png_with_a_wrong_check_sum, cut])
-@pytest.mark.parametrize("look", [check.check_sums, check.verify_image])
-def test_damaged_png_is_named(tmp_path, damage, look):
-    path = write(tmp_path / "a.png", NOISE)
-    look(path)
-    damage(path)
-    with pytest.raises(UserError, match=r"a\.png .*copy or download it again"):
-        look(path)
-
-
-@pytest.mark.parametrize("look", [check.check_sums, check.verify_image])
-def test_jpeg_that_ends_early_is_named(tmp_path, look):
-    path = write(tmp_path / "a.jpg", NOISE)
-    look(path)
-    cut(path)
-    with pytest.raises(UserError, match=r"a\.jpg .*copy or download it again"):
-        look(path)
 
 
 def test_damaged_images_are_all_named(make):
@@ -257,7 +225,8 @@ def test_damaged_memory_is_no_memory(make, cache):
     key = known.fingerprint(dataset, {})
     known.keep(key, looked(dataset))
     assert known.load(key, 1, 3).counted.all()
-    cut(cache / f"{key}.npz")
+    kept = cache / f"{key}.npz"
+    kept.write_bytes(kept.read_bytes()[:100])
     assert not known.load(key, 1, 3).counted.any()
 
 
@@ -269,11 +238,3 @@ def test_what_cannot_be_kept_is_known_to_this_process(make, monkeypatch, tmp_pat
     with known.alone(key):
         known.keep(key, looked(dataset))
     assert known.load(key, 1, 3).counted.all()
-
-
-def test_size_of_a_png_is_told_by_its_header_alone(tmp_path):
-    path = write(tmp_path / "a.png", NOISE)
-    cut(path)
-    assert check.image_size(path) == (24, 32)
-    with pytest.raises(UserError):
-        check.check_sums(path)
