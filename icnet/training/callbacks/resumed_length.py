@@ -63,7 +63,7 @@ class ResumedLength(Callback):
         self._begin_epoch_anew(checkpoint)
         before, now = (_schedule_name(meta) for meta in (checkpoint.get(META_KEY, {}), pl_module.meta))
         states = checkpoint.get(SCHEDULE) or []
-        self._other_schedule = before != now
+        self._other_schedule = before not in {now, None}
         if self._other_schedule:
             checkpoint[SCHEDULE] = []
         elif states:
