@@ -17,7 +17,7 @@ from typing_extensions import override
 from icnet.data.base import DataSet, SamplePaths, pair_up
 from icnet.data.classes_file import read_classes
 from icnet.data.labels import ClassTable
-from icnet.data.listing import IMAGE_SUFFIXES, say_once, tell_left_out
+from icnet.data.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, say_once, tell_left_out
 from icnet.data.name_list import NameLists, choose
 from icnet.data.patterns import SPLIT, STEM, Found, Pattern
 from icnet.errors import UserError
@@ -62,7 +62,7 @@ class Folder(DataSet):
         super().__init__(root)
         self._file = classes
         self._images = Pattern("data.images", images or IMAGES)
-        self._masks = Pattern("data.masks", masks or MASKS)
+        self._masks = Pattern("data.masks", masks or MASKS, MASK_SUFFIXES)
         self._lists = NameLists(lists) if lists else None
         self._unlabelled = unlabelled
         if not self._lists and not self._images.has_split:

@@ -138,6 +138,16 @@ def test_nested_folders_belong_to_the_stem_and_give_different_names(tmp_path: Pa
     )
 
 
+def test_masks_may_have_every_suffix_too(tmp_path: Path) -> None:
+    suffixes = (".png", ".PNG", ".tif", ".TIFF", ".bmp", ".webp", ".gif")
+    for number, suffix in enumerate(suffixes):
+        touch(
+            tmp_path, f"images/train/{number}.jpg", f"masks/train/{number}{suffix}", f"masks/train/._{number}{suffix}"
+        )
+    assert [mask for _, _, mask in listed(tmp_path)] == [f"masks/train/{n}{s}" for n, s in enumerate(suffixes)]
+    assert [name for name, _, _ in listed(tmp_path, masks="masks/{split}/{stem}.gif", unlabelled="skip")] == ["6"]
+
+
 def test_folders_need_not_be_shared_with_two_stars(tmp_path: Path) -> None:
     touch(tmp_path, "photos/monday/train/a.jpg", "masks/train/ready/a.png")
     samples = listed(tmp_path, images="photos/*/{split}/{stem}", masks="masks/{split}/**/{stem}")
