@@ -87,8 +87,8 @@ class Pattern:
             self._body = self.text.removesuffix(suffix)
         elif suffix and suffix != "._" and STEM not in suffix:
             raise UserError(
-                f"{key}={text} ends in {suffix}, which is not taken; give one of {', '.join(suffixes)}, or leave it out "
-                "for all of them"
+                f"{key}={text} ends in {suffix}, which is not taken; give one of {', '.join(suffixes)}, or leave it "
+                "out for all of them"
             )
 
     @property
