@@ -219,6 +219,12 @@ def test_layout_that_does_not_fit_is_explained(tmp_path: Path, files: str, optio
 def test_ready_list_of_classes_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(Folder(tmp_path, "bdd100k").classes) == 19
+    assert [Folder(tmp_path, name).title for name in ("bdd100k", None, "nope", "bdd100k.yaml")] == [
+        "bdd100k",
+        "",
+        "",
+        "",
+    ]
     with pytest.raises(UserError, match=r"data\.classes=nope is neither a file nor one of ade20k, bdd100k, camvid32, "):
         _ = Folder(tmp_path, "nope").classes
     (tmp_path / "bdd100k").write_text(f"classes: [{ROAD}]")  # a file of the user's own comes first
