@@ -140,7 +140,7 @@ def test_keys_that_no_result_depends_on_are_declared_so():
     assert without == {
         "output_dir", "resume", "skip_finished", "trainer.profiler", "trainer.progress_bar",
         "trainer.log_every_n_steps",
-        "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.images",
+        "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.classes", "data.images",
         "data.masks", "data.lists", "data.unlabelled", "data.workers", "data.pin_memory",
         "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size", "callbacks.pictures",
         "callbacks.extremes", "callbacks.device_stats", "callbacks.checkpoint_every_n_steps",
