@@ -80,17 +80,6 @@ class DataConfig(Keys, above="data."):
 
     name: str = key(REQUIRED, "which data set, by its name in icnet.data.DATASETS; data=NAME chooses it")
     root: str | None = key(None, "folder of the data set", path=True, affects_result=False)
-    train_split: str = key("train", "split to train on")
-    val_split: str = key("val", "split to validate or evaluate on")
-    train_samples: int | None = key(None, "train on the first so many samples only", unit="null = all", low=1)
-    label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
-    classes: str | None = key(
-        None,
-        "YAML file of names and colours (data=folder), or the name of one in conf/classes",
-        unit="null = classes.yaml in data.root",
-        path=True,
-        affects_result=False,
-    )
     images: str | None = key(
         None,
         "where images lie below data.root (data=folder): a pattern with {split} and {stem}; see docs/data.md",
@@ -114,6 +103,17 @@ class DataConfig(Keys, above="data."):
     )
     unlabelled: str = key(
         "refuse", "what to do about images without mask (data=folder)", choices=("refuse", "skip"), affects_result=False
+    )
+    train_split: str = key("train", "split to train on")
+    val_split: str = key("val", "split to validate or evaluate on")
+    train_samples: int | None = key(None, "train on the first so many samples only", unit="null = all", low=1)
+    label_kind: str = key("labelIds", "which label files of Cityscapes", choices=("labelIds", "labelTrainIds"))
+    classes: str | None = key(
+        None,
+        "YAML file of names and colours (data=folder), or the name of one in conf/classes",
+        unit="null = classes.yaml in data.root",
+        path=True,
+        affects_result=False,
     )
     mask_encoding: str = key(
         "auto",
@@ -150,7 +150,7 @@ class DataConfig(Keys, above="data."):
         affects_result=False,
     )
     cache_folder: str | None = key(
-        None, "folder for data.cache=packed", unit="null = data/packed", affects_result=False
+        None, "folder for data.cache=packed", unit="null = data/packed", path=True, affects_result=False
     )
     pin_memory: bool = key(True, "page-locked memory for batches, where an accelerator is", affects_result=False)
     persistent_workers: bool = key(True, "keep loader processes between epochs", affects_result=False)

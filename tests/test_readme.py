@@ -224,6 +224,15 @@ def test_layout_of_the_documents_is_trained(files, command, script, tmp_path):
     assert "left out" not in done.err + done.out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["val_images"], list(results["iou"])) == (2, ["road", "car"])
+    if "data.lists" in command:  # the checkpoint knows where its data lie
+        words = (
+            f"ckpt={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}",
+            "trainer=cpu_1p",
+            "trainer.progress_bar=false",
+        )
+        done = script("eval", *words, "data.val_split=train", f"hydra.run.dir={tmp_path / 'eval'}")
+        assert done.status == 0, done.err
+        assert json.loads((tmp_path / "eval" / "results.json").read_text())["split"] == "train"
 
 
 def test_lines_that_write_lists_write_them(tmp_path):

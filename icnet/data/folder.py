@@ -17,7 +17,7 @@ from typing_extensions import override
 from icnet.data.base import DataSet, SamplePaths, pair_up
 from icnet.data.classes_file import ListedClasses, read_classes
 from icnet.data.labels import ClassTable, Color
-from icnet.data.listing import IMAGE_SUFFIXES, say_once, tell_left_out
+from icnet.data.listing import IMAGE_SUFFIXES, MASK_SUFFIXES, say_once, tell_left_out
 from icnet.data.name_list import NameLists, choose
 from icnet.data.patterns import SPLIT, STEM, Found, Pattern
 from icnet.errors import UserError
@@ -61,8 +61,9 @@ class Folder(DataSet):
     ) -> None:
         super().__init__(root)
         self._file = classes
+        self.title = str(classes) if classes and _ready_classes(classes) else ""
         self._images = Pattern("data.images", images or IMAGES)
-        self._masks = Pattern("data.masks", masks or MASKS)
+        self._masks = Pattern("data.masks", masks or MASKS, MASK_SUFFIXES)
         self._lists = NameLists(lists) if lists else None
         self._unlabelled = unlabelled
         if not self._lists and not self._images.has_split:
@@ -90,16 +91,14 @@ class Folder(DataSet):
     def _classes_file(self) -> Path:
         if not self._file:
             return self.folder() / CLASSES
+        ready = _ready_classes(self._file)
         file = Path(self._file).expanduser()
-        if file.exists() or file.suffix or file.name != str(self._file):
-            return file
-        ready = READY_CLASSES / f"{file}.yaml"
-        if not ready.is_file():
+        if not ready and not file.suffix and not file.exists():
             known = ", ".join(sorted(path.stem for path in READY_CLASSES.glob("[!.]*.yaml")))
             raise UserError(
                 f"data.classes={file} is neither a file nor one of {known}; give a YAML file or one of them"
             )
-        return ready
+        return ready or file
 
     @property
     @override
@@ -181,6 +180,12 @@ class Folder(DataSet):
                 f"no image has a label: {picture} is {image} by data.images={self._images.text}, and {label} is "
                 f"{mask} by data.masks={self._masks.text}; correct the patterns so that both find the same {STEM}"
             )
+
+
+def _ready_classes(name: str | Path) -> Path | None:
+    """Return the list in ``conf/classes`` that a bare name means; None if it is a file's, or none's."""
+    ready = READY_CLASSES / f"{name}.yaml"
+    return ready if ready.parent == READY_CLASSES and ready.is_file() and not Path(name).exists() else None
 
 
 def _labelled(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:

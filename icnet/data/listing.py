@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """What is taken as an image, in upper and lower case, wherever files are looked for: in training as in the demo."""
 
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+"""What is taken as a label mask; whether one of them can hold labels, ``icnet.data.masks`` says."""
+
 
 def is_image(path: PurePath | str) -> bool:
     """Tell by its suffix whether a file is an image."""

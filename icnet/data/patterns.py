@@ -1,7 +1,7 @@
 """Patterns that say where the files of a data set lie, such as ``images/{split}/{stem}.jpg``."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Found(NamedTuple):
             UserError: If two of them share one.
         """
         files: dict[str, Path] = {}
-        for path, stem in sorted(self.stems.items()):
+        for path, stem in self.stems.items():
             if stem in files:
                 raise UserError(
                     f"{files[stem]} and {path} are both the {what} {stem!r}; rename or remove one of them, "
@@ -57,17 +57,18 @@ class Pattern:
     and its mask share, over folders too, so that ``images/{split}/{stem}`` finds ``images/train/street/1.png`` as
     ``street/1``. ``*`` stands for anything inside one name and ``**/`` for any folders, which need not be shared; with
     ``**``, ``{stem}`` stays inside one name. Everything else stands for itself. Suffixes are taken in upper and lower
-    case; a pattern without one takes those of all images.
+    case; a pattern without one takes all of ``suffixes``.
 
     Args:
         key: What it is called in messages, such as ``data.images``.
         text: The pattern; an absolute one does not ask for the data set's folder.
+        suffixes: Those that a file may have, in lower case.
 
     Raises:
-        UserError: If it has no ``{stem}``, an unknown ``{name}``, or a suffix that is no image's.
+        UserError: If it has no ``{stem}``, an unknown ``{name}``, or a suffix that is not taken.
     """
 
-    def __init__(self, key: str, text: str) -> None:
+    def __init__(self, key: str, text: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> None:
         self.key = key
         self.text = text.removeprefix("./")
         names = re.findall(r"\{[^{}]*\}", text)
@@ -79,15 +80,15 @@ class Pattern:
                 f"split, such as images/{SPLIT}/{STEM}.jpg"
             )
         suffix = PurePosixPath(text.replace("*", "_")).suffix
-        self._suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+        self._suffixes = tuple(suffixes)
         self._body = self.text.removesuffix(".*")
-        if suffix and suffix.lower() in IMAGE_SUFFIXES:
+        if suffix and suffix.lower() in suffixes:
             self._suffixes = (suffix,)
             self._body = self.text.removesuffix(suffix)
         elif suffix and suffix != "._" and STEM not in suffix:
             raise UserError(
-                f"{key}={text} ends in {suffix}, which is no image; give one of {', '.join(IMAGE_SUFFIXES)}, or leave "
-                "it out for all of them"
+                f"{key}={text} ends in {suffix}, which is not taken; give one of {', '.join(suffixes)}, or leave it "
+                "out for all of them"
             )
 
     @property

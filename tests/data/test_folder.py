@@ -170,6 +170,16 @@ def test_nested_folders_belong_to_the_stem_and_give_different_names(tmp_path: Pa
     )
 
 
+def test_masks_may_have_every_suffix_too(tmp_path: Path) -> None:
+    suffixes = (".png", ".PNG", ".tif", ".TIFF", ".bmp", ".webp", ".gif")
+    for number, suffix in enumerate(suffixes):
+        touch(
+            tmp_path, f"images/train/{number}.jpg", f"masks/train/{number}{suffix}", f"masks/train/._{number}{suffix}"
+        )
+    assert [mask for _, _, mask in listed(tmp_path)] == [f"masks/train/{n}{s}" for n, s in enumerate(suffixes)]
+    assert [name for name, _, _ in listed(tmp_path, masks="masks/{split}/{stem}.gif", unlabelled="skip")] == ["6"]
+
+
 def test_folders_need_not_be_shared_with_two_stars(tmp_path: Path) -> None:
     touch(tmp_path, "photos/monday/train/a.jpg", "masks/train/ready/a.png")
     samples = listed(tmp_path, images="photos/*/{split}/{stem}", masks="masks/{split}/**/{stem}")
@@ -241,6 +251,12 @@ def test_layout_that_does_not_fit_is_explained(tmp_path: Path, files: str, optio
 def test_ready_list_of_classes_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(Folder(tmp_path, "bdd100k").classes) == 19
+    assert [Folder(tmp_path, name).title for name in ("bdd100k", None, "nope", "bdd100k.yaml")] == [
+        "bdd100k",
+        "",
+        "",
+        "",
+    ]
     with pytest.raises(UserError, match=r"data\.classes=nope is neither a file nor one of ade20k, bdd100k, camvid32, "):
         _ = Folder(tmp_path, "nope").classes
     (tmp_path / "bdd100k").write_text(f"classes: [{ROAD}]")  # a file of the user's own comes first

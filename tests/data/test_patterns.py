@@ -111,7 +111,7 @@ def test_nothing_found_says_what_was_sought_and_what_is_there(tmp_path):
     [
         ("images/{split}/*.jpg", r"images/\{split\}/\*\.jpg has no \{stem\}; give a pattern with \{stem\}"),
         ("images/{id}/{stem}", r"has \{id\}; give a pattern with \{stem\}"),
-        ("images/{split}/{stem}.npy", r"ends in \.npy, which is no image; give one of \.png, "),
+        ("images/{split}/{stem}.npy", r"ends in \.npy, which is not taken; give one of \.png, "),
     ],
 )
 def test_text_that_is_no_pattern_is_refused(text, said):
