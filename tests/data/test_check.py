@@ -1,5 +1,7 @@
 """Looking through files before a training: what is found, and that only what training refuses is refused."""
 
+import os
+import threading
 from pathlib import Path
 
 import cv2
@@ -243,8 +245,6 @@ def test_what_is_known_is_kept_until_a_file_changes(make):
 
 
 def test_file_of_the_same_size_that_was_written_later_is_another_one(make):
-    import os
-
     dataset = make(rows(0))
     key = known.fingerprint(dataset, {})
     stat = dataset.samples[0].mask.stat()
@@ -277,3 +277,18 @@ def test_size_of_a_png_is_told_by_its_header_alone(tmp_path):
     assert check.image_size(path) == (24, 32)
     with pytest.raises(UserError):
         check.check_sums(path)
+
+
+def test_one_process_looks_while_the_others_wait():
+    entered = threading.Event()
+
+    def enter() -> None:
+        with known.alone("ab"):
+            entered.set()
+
+    with known.alone("ab"):
+        other = threading.Thread(target=enter)  # a lock belongs to an open file, so that a thread shows it as well
+        other.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(30)
+    other.join()
