@@ -38,7 +38,7 @@ def fit(config: TrainConfig) -> float | None:
     seed_everything(config.seed, verbose=False)
     factory.prepare_device(config.trainer)
     data = factory.data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
-    task = factory.task(config, data.classes, factory.class_weights(config, data.train))
+    task = factory.task(config, data.classes, class_weights=factory.class_weights(config, data.train))
     run = RunPaths(Path(config.output_dir))
     if config.resume:
         factory.copy_best_checkpoint(Path(config.resume), run.folder)

@@ -232,7 +232,7 @@ def lightning_trainer(config: TrainConfig, data: SegmentationDataModule) -> Trai
         enable_model_summary=trainer.progress_bar,
         profiler=_profiler(config),
         logger=loggers(config),
-        callbacks=callbacks(config, data.classes, log_every_n_steps, said),
+        callbacks=callbacks(config, data.classes, log_every_n_steps, warnings_of_data=said),
         plugins=[
             *group_plugins(trainer),
             AtomicCheckpointIO(),
