@@ -48,11 +48,8 @@ def fit(config: TrainConfig) -> float | None:
         return None
     write_report_or_warn(run.folder)
     results = read_run(run.folder).training
-    best = results.best_miou
-    scored = "nothing was validated" if best is None else f"best val/miou {best:.4f} at epoch {results.best_epoch}"
-    scored += f" ({results.miou_note})" if results.miou_note else ""
-    print(f"{results.data}: {scored}; everything of this run is in {run.folder}, {run.report.name} first")
-    return best
+    print(f"{results.data}: {results.summary}; everything of this run is in {run.folder}, {run.report.name} first")
+    return results.best_miou
 
 
 if __name__ == "__main__":

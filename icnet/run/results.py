@@ -107,6 +107,14 @@ class TrainingRecord(Results):
         default_factory=list, metadata={"meaning": "all validations, in order", "unit": ""}
     )
 
+    @property
+    def summary(self) -> str:
+        """The best score in one clause, with what is to be known of it."""
+        if self.best_miou is None:
+            return "nothing was validated"
+        note = f" ({self.miou_note})" if self.miou_note else ""
+        return f"best val/miou {self.best_miou:.4f} at epoch {self.best_epoch}{note}"
+
 
 @dataclass(kw_only=True)
 class EvaluationRecord(Results):
