@@ -1,5 +1,7 @@
 """Looking through files before a training: what is found, and that only what training refuses is refused."""
 
+import os
+import threading
 from pathlib import Path
 
 import cv2
@@ -211,8 +213,6 @@ def test_what_is_known_is_kept_until_a_file_changes(make):
 
 
 def test_file_of_the_same_size_that_was_written_later_is_another_one(make):
-    import os
-
     dataset = make(rows(0))
     key = known.fingerprint(dataset, {})
     stat = dataset.samples[0].mask.stat()
@@ -238,3 +238,18 @@ def test_what_cannot_be_kept_is_known_to_this_process(make, monkeypatch, tmp_pat
     with known.alone(key):
         known.keep(key, looked(dataset))
     assert known.load(key, 1, 3).counted.all()
+
+
+def test_one_process_looks_while_the_others_wait():
+    entered = threading.Event()
+
+    def enter() -> None:
+        with known.alone("ab"):
+            entered.set()
+
+    with known.alone("ab"):
+        other = threading.Thread(target=enter)  # a lock belongs to an open file, so that a thread shows it as well
+        other.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(30)
+    other.join()
