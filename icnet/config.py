@@ -386,6 +386,11 @@ class TrainConfig(Keys):
         path=True,
         affects_result=False,
     )
+    resume_changed_data: bool = key(
+        False,
+        "go on although samples came, went or changed since the run was begun, as after the repair of a file",
+        affects_result=False,
+    )
     skip_finished: bool = key(
         False,
         "do nothing where the folder holds this run's result already; for restarted sweeps",

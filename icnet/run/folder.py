@@ -87,7 +87,7 @@ def finished_results(config: TrainConfig, data: Callable[[], DataFingerprint]) -
         warn_unknown_data(paths.results, (results.config.get("data") or {}).get("root"), config)
     else:
         other = data_changes(results.fingerprint, data())
-        if other:
+        if other and (results.status == DONE or not config.resume_changed_data):
             raise on_other_data(config, other)
     return results if results.status == DONE else None
 
@@ -123,7 +123,8 @@ def on_other_data(config: TrainConfig, changed: list[str]) -> UserError:
     """Return the error that says how the data of the run in a folder differ from those of the one that is wanted."""
     return UserError(
         f"{config.output_dir} holds a run on other data ({'; '.join(changed)}), and data.root={config.data.root}; "
-        "give the same data, or choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep"
+        "give the same data, choose another folder with hydra.run.dir=PATH, or hydra.sweep.dir=PATH for a sweep, or go "
+        "on all the same with resume_changed_data=true if the run has not ended"
     )
 
 

@@ -11,7 +11,7 @@ from icnet.config import TrainConfig
 from icnet.errors import UserError
 from icnet.run.differences import class_changes
 from icnet.run.folder import another_run, on_other_data
-from icnet.run.paths import LAST, RunPaths, checkpoints_below
+from icnet.run.paths import BEST, LAST, RunPaths, checkpoints_below
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,9 @@ def check_checkpoint(
 ) -> None:  # fmt: skip
     """Refuse a checkpoint that this run cannot go on from, and say in the log what is not as it was.
 
-    A run on other data is another run, also if only those of its validation are others: the best checkpoint would be
-    that of the easier data.
+    A run on other data is another run, unless ``resume_changed_data`` says that it goes on with these. So it is if only
+    those of its validation are others: the best checkpoint would be that of the easier data. Before the first
+    validation, as where a damaged image ended it, there is none yet, and the run may go on.
 
     Args:
         path: The checkpoint.
@@ -95,14 +96,19 @@ def check_checkpoint(
             f"resume={path} was made with optim={optimizer} and this run uses optim={config.optim.name}; "
             f"choose the same, or use model.weights={path} to start a new run from its weights"
         )
-    if data and path == RunPaths(Path(config.output_dir)).last:
-        raise on_other_data(config, data)
-    if data:
+    unscored = all(change.startswith("val ") for change in data) and not path.with_name(BEST).exists()
+    if data and not unscored and not config.resume_changed_data:
+        if path == RunPaths(Path(config.output_dir)).last:
+            raise on_other_data(config, data)
         raise UserError(
-            f"resume={path} was made on other data ({'; '.join(data)}), and data.root={config.data.root}; "
-            f"give the same data, or use model.weights={path} to start a new run from its weights"
+            f"resume={path} was made on other data ({'; '.join(data)}), and data.root={config.data.root}; give the "
+            f"same data, use model.weights={path} to start a new run from its weights, or resume_changed_data=true to "
+            "go on all the same"
         )
     log.info("going on from %s", path)
+    if data:
+        later = "" if unscored else "; scores from before are of the data as they were, the best one too"
+        log.warning("going on with other data than the run was begun with: %s%s", "; ".join(data), later)
     if changed and config.resume == "here":
         raise another_run(config, changed)
     if changed:

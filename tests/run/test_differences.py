@@ -9,7 +9,8 @@ from icnet.run.differences import affects_result, changes, differing, flat
 from icnet.run.reader import read_run
 
 NO_RESULT_DEPENDS_ON = [
-    "output_dir", "resume", "skip_finished", "logger.csv", "logger.wandb", "logger.project", "trainer.progress_bar",
+    "output_dir", "resume", "resume_changed_data",
+    "skip_finished", "logger.csv", "logger.wandb", "logger.project", "trainer.progress_bar",
     "trainer.log_every_n_steps", "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.classes",
     "data.workers",
     "data.pin_memory", "data.persistent_workers", "data.prefetch_factor", "data.eval_batch_size",

@@ -76,6 +76,16 @@ def test_results_of_other_data_are_refused(small_config, data, told):
         finished_results(config, data)
 
 
+def test_unfinished_run_may_go_on_with_changed_data(small_config, finished):
+    config = replace(small_config, skip_finished=True, resume_changed_data=True)
+    with pytest.raises(UserError, match="holds a run on other data"):  # it is a result, of the data before
+        finished_results(config, TWICE)
+    write_results(finished.results, replace(read_results(finished.results), status="stopped"))
+    assert finished_results(config, TWICE) is None
+    with pytest.raises(UserError, match="holds a run on other data"):
+        finished_results(replace(config, resume_changed_data=False), TWICE)
+
+
 def test_results_that_do_not_tell_their_data_are_taken_and_that_is_said(small_config, finished, caplog):
     results = read_results(finished.results)
     write_results(finished.results, replace(results, fingerprint=None))

@@ -72,8 +72,8 @@ def check(config, **options):
             "has other classes than the data: class 0 was sky, is road; use model.weights=last.ckpt to start a new run",
         ),
         (
-            {"data": ["val had 3 samples, has 4"]},
-            r"was made on other data \(val had 3 samples, has 4\), and data.root=scenes; give the same data, or",
+            {"data": ["train had 3 samples, has 4"]},
+            r"was made on other data \(train had 3 samples, has 4\), and data.root=scenes; give the same data, use",
         ),
     ],
 )
@@ -104,3 +104,24 @@ def test_own_checkpoint_of_other_data_is_refused_as_the_folder_is(small_config, 
             own, replace(small_config, resume=resume), resumable=True, classes=(names, names), optimizer="sgd",
             changed=[], data=["train had 6 samples, has 12"],
         )  # fmt: skip
+
+
+def test_data_that_were_repaired_are_gone_on_with_where_that_is_asked_for(small_config, tmp_path, caplog):
+    path, data = tmp_path / "last.ckpt", ["val has files of other sizes, 3 bytes in all before and 4 now"]
+    names = ["sky"]
+
+    def check(config, data):
+        check_checkpoint(
+            path, config, resumable=True, classes=(names, names), optimizer="sgd", changed=[], data=data
+        )  # fmt: skip
+
+    check(small_config, data)  # nothing was scored yet
+    assert "going on with other data than the run was begun with: val has files of other sizes" in caplog.text
+    assert "scores from before" not in caplog.text
+    touch(path.with_name("best.ckpt"))
+    with pytest.raises(UserError, match="was made on other data .* or resume_changed_data=true to go on all the same"):
+        check(small_config, data)
+    for change in (data, ["train had 6 samples, has 5"]):
+        caplog.clear()
+        check(replace(small_config, resume_changed_data=True), change)
+        assert f"{change[0]}; scores from before are of the data as they were, the best one too" in caplog.text
