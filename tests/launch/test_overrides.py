@@ -48,11 +48,14 @@ def test_folders_that_hydra_makes_are_expanded(monkeypatch):
         (
             TrainConfig,
             {
-                "data.root", "data.classes", "data.images", "data.masks", "data.lists", "model.weights",
-                "model.backbone_weights", "resume",
+                "data.root", "data.classes", "data.images", "data.masks", "data.lists",
+                "data.cache_folder", "model.weights", "model.backbone_weights", "resume",
             },
         ),
-        (EvalConfig, {"ckpt", "data.root", "data.classes", "data.images", "data.masks", "data.lists"}),
+        (
+            EvalConfig,
+            {"ckpt", "data.root", "data.classes", "data.images", "data.masks", "data.lists", "data.cache_folder"},
+        ),
         (ExportConfig, {"ckpt", "output", "export.images"}),
         (DemoConfig, {"ckpt", "input", "output"}),
     ],
