@@ -29,6 +29,10 @@ def fingerprint(data: DataSet, *, train: str | None, val: str | None) -> DataFin
         classes=list(names),
         labels={name: _stored(table, train_id) for train_id, name in enumerate(names)},
         ignored=_stored(table, IGNORE_INDEX),
+        colors={
+            name: [list(color) for color, stands_for in data.color_table if stands_for == train_id]
+            for train_id, name in enumerate(names)
+        },
         train=None if train is None else split_fingerprint(data.list_samples(train)),
         val=None if val is None else split_fingerprint(data.list_samples(val)),
     )

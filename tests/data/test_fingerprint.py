@@ -73,6 +73,10 @@ def test_order_of_the_list_does_not_matter(camvid_root):
     ("text", "expected"),
     [
         ("classes: [{name: road, color: [0, 0, 0]}, {name: car, color: [0, 0, 142]}]", []),  # only painted otherwise
+        (
+            "classes: [{name: road, color: [2, 2, 2]}, {name: car, color: [1, 1, 1]}]",  # masks of colours mean others
+            ["the colour (2, 2, 2) was that of class car, is that of class road"],
+        ),
         ("classes: [{name: car, color: [1, 1, 1]}, {name: road, color: [2, 2, 2]}]", ["class 0 was road, is car"]),
         ("classes: [{name: road, color: [1, 1, 1]}, {name: bus, color: [2, 2, 2]}]", ["class 1 was car, is bus"]),
         (

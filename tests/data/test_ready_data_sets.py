@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from icnet.config import DataConfig, TrainConfig
-from icnet.data.base import DataSet
 from icnet.data.labels import CITYSCAPES_LABELS
 from icnet.factory.data import data_module, data_set
 
@@ -103,7 +102,6 @@ STORED = {
 """Label ids as masks hold them, and their train ids."""
 
 
-@pytest.mark.skipif(not hasattr(DataSet, "color_table"), reason="stored ids and colours are read by a later version")
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_of_the_data_set_become_its_classes(tmp_path, name):
     image, mask = (tmp_path / file for file in LAYOUTS[name][0].split())
