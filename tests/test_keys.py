@@ -48,7 +48,7 @@ def test_every_path_is_expanded(config, name, above):
 
 
 def test_there_are_as_many_paths_as_we_know():
-    assert len(PATHS) == 6 + 2 + 1 + 1 + 2 + 1 + 3 + 1  # data, model, train, eval, export twice, demo, check
+    assert len(PATHS) == 6 + 2 + 1 + 1 + 2 + 1 + 3  # data, model, train, eval, export twice, demo
 
 
 def test_file_with_a_dollar_in_its_name_is_taken(tmp_path, monkeypatch):
