@@ -184,7 +184,7 @@ def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
     done = train(f"model.weights={tmp_path / 'five.ckpt'}")
     assert done.status == 0, done.err
     log = (tmp_path / "run" / "train_0.log").read_text()
-    assert "has 5 classes and this run 3" in log
+    assert "has 5 classes, which it does not name, and this run 3" in log
     assert "(to_fine.weight, to_fine.bias, to_coarse.weight, to_coarse.bias), which start anew" in log
 
 
