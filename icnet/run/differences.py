@@ -97,6 +97,12 @@ def data_changes(before: DataFingerprint, after: DataFingerprint) -> list[str]:
             for name in old.keys() & new.keys()
             if old[name] != new[name]
         ][:1]
+        painted, now = before.colors or {}, after.colors or {}
+        found += [
+            f"class {name} was painted {painted[name]}, is painted {now[name]}"
+            for name in painted
+            if name in now and painted[name] != now[name]
+        ][:1]
         if not found and before.ignored != after.ignored:
             found.append(f"label ids that do not count were {before.ignored}, are {after.ignored}")
     for split in ("train", "val"):
