@@ -552,7 +552,7 @@ class CheckConfig(Keys):
     check: CheckOptions = key(CheckOptions, "what is looked at")
     progress_bar: bool = key(True, "show progress")
     seed: int = key(1, "which samples are decoded where check.sample is given, and drawn", low=0, high=LARGEST_SEED)
-    output: str = key(REQUIRED, "folder for the page and the JSON file")
+    output: str = key(REQUIRED, "folder for the page and the JSON file", path=True)
 
     def __post_init__(self) -> None:
         """Check ranges."""
