@@ -302,6 +302,13 @@ def test_all_problems_of_a_data_set_are_listed(script, make, tmp_path):
     assert "holds label ids 5-7" in check_page(output / "data.html").words
 
 
+def test_folder_that_cannot_be_made_is_told_before_the_data_are_looked_at(script, tmp_path):
+    (tmp_path / "file").touch()
+    done = script(COMMAND, "data=folder", f"data.root={tmp_path / 'nowhere'}", f"output={tmp_path / 'file' / 'x'}")
+    assert done.status == 2
+    assert done.error == f"output={tmp_path}/file/x is no folder (Not a directory); choose another with output=PATH"
+
+
 def test_split_that_is_missing_is_a_problem_and_the_other_is_looked_at(script, make, tmp_path):
     root = make([GOOD] * 2, [])
     words = ("data=folder", f"data.root={root}", f"output={tmp_path / 'check'}", "progress_bar=false")

@@ -14,7 +14,11 @@ def main(config: CheckConfig) -> None:
     from icnet.report.data_page import print_findings, write_data_page
     from icnet.run.data_findings import write_findings
 
-    output = Path(config.output).expanduser()
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={output} is no folder ({error.strerror}); choose another with output=PATH") from None
     findings = factory.look_through(config, output)
     written = write_findings(output, findings)
     page = write_data_page(findings, output)

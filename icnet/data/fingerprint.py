@@ -7,16 +7,18 @@ import numpy as np
 
 from icnet.data.base import DataSet, SamplePaths
 from icnet.data.labels import IGNORE_INDEX
+from icnet.data.mask_decoder import MaskDecoder
 from icnet.run.results import DataFingerprint, SplitFingerprint
 
 
-def fingerprint(data: DataSet, *, train: str | None, val: str | None) -> DataFingerprint:
-    """Take the fingerprint of a data set; no file is opened, so that thousands of samples take a part of a second.
+def fingerprint(data: DataSet, *, train: str | None, val: str | None, mask_encoding: str = "auto") -> DataFingerprint:
+    """Take the fingerprint of a data set; next to no file is opened, so that thousands take a part of a second.
 
     Args:
         data: The data set; what it draws itself has to be there already.
         train: The split that is trained on, or None.
         val: The split that is validated or evaluated on, or None.
+        mask_encoding: How masks hold their classes; with ``auto``, some are looked at. See ``MaskDecoder``.
 
     Returns:
         The same for a copy in another folder, and another one if a sample comes, goes or changes its size.
@@ -25,17 +27,23 @@ def fingerprint(data: DataSet, *, train: str | None, val: str | None) -> DataFin
         UserError: If the data set is not where it should be, or not as it should be.
     """
     names, table = data.classes.names, data.label_table
+    splits = {split: data.list_samples(split) for split in (train, val) if split is not None}
+    by_color = any(_holds_colors(data, samples, mask_encoding) for samples in splits.values())
+    colors = dict(zip(names, data.classes.palette, strict=True)) if by_color else {}
     return DataFingerprint(
         classes=list(names),
         labels={name: _stored(table, train_id) for train_id, name in enumerate(names)},
         ignored=_stored(table, IGNORE_INDEX),
-        colors={
-            name: [list(color) for color, stands_for in data.color_table if stands_for == train_id]
-            for train_id, name in enumerate(names)
-        },
-        train=None if train is None else split_fingerprint(data.list_samples(train)),
-        val=None if val is None else split_fingerprint(data.list_samples(val)),
+        colors={name: ",".join(map(str, color)) for name, color in colors.items()} or None,
+        train=None if train is None else split_fingerprint(splits[train]),
+        val=None if val is None else split_fingerprint(splits[val]),
     )
+
+
+def _holds_colors(data: DataSet, samples: list[SamplePaths], mask_encoding: str) -> bool:
+    decoder = MaskDecoder(data.classes, data.label_table, data.color_table, mask_encoding)
+    decoder.look_at([sample.mask for sample in samples if sample.mask is not None])
+    return decoder.by_color
 
 
 def split_fingerprint(samples: list[SamplePaths]) -> SplitFingerprint:

@@ -93,7 +93,7 @@ class Folder(DataSet):
             return self.folder() / CLASSES
         ready = _ready_classes(self._file)
         file = Path(self._file).expanduser()
-        if not ready and not file.suffix and not file.exists():
+        if not ready and not file.suffix and not file.is_file():
             known = ", ".join(sorted(path.stem for path in READY_CLASSES.glob("[!.]*.yaml")))
             raise UserError(
                 f"data.classes={file} is neither a file nor one of {known}; give a YAML file or one of them"
@@ -185,7 +185,7 @@ class Folder(DataSet):
 def _ready_classes(name: str | Path) -> Path | None:
     """Return the list in ``conf/classes`` that a bare name means; None if it is a file's, or none's."""
     ready = READY_CLASSES / f"{name}.yaml"
-    return ready if ready.parent == READY_CLASSES and ready.is_file() and not Path(name).exists() else None
+    return ready if ready.parent == READY_CLASSES and ready.is_file() and not Path(name).is_file() else None
 
 
 def _labelled(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:

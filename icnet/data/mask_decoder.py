@@ -61,6 +61,11 @@ class MaskDecoder:
         if self._encoding == "colors":
             self._prepare_colors()
 
+    @property
+    def by_color(self) -> bool:
+        """Whether masks are read by colour, as far as they were looked at."""
+        return self._encoding == "colors"
+
     def look_at(self, paths: Sequence[Path]) -> None:
         """Tell from some masks of a set how all of them are stored, unless it is known.
 

@@ -7,8 +7,8 @@ A folder for each split and kind of labels::
     NAME.mask.npy       (H, W) uint8 train ids
 
 The arrays are mapped into memory, so that a crop reads the pages that it shows and no more. A file is there whole or
-not at all, and the index says which sources it came from (size and time of change), so packing goes on where it was
-interrupted, and a changed source is packed again, alone.
+not at all, and the index says which sources it came from (path, size and time of change), so packing goes on where it
+was interrupted, and a changed source is packed again, alone.
 """
 
 import contextlib
@@ -36,12 +36,13 @@ log = logging.getLogger(__name__)
 
 Decoded = tuple[np.ndarray, np.ndarray]
 """(H, W, 3) uint8 RGB and (H, W) uint8 train ids of a sample."""
-Stamp = list[int]
-"""Size in bytes and time of change in nanoseconds of the image, and of the mask if there is one."""
+Stamp = list[str | int]
+"""Path, size in bytes and time of change in nanoseconds of the image, and of the mask if there is one."""
 
 INDEX = "index.json"
 LOCK = "lock"
-VERSION = 1
+VERSION = 2
+LONGEST_NAME = 200  # of a file, of the 255 bytes that file systems take, as others are added to it
 SAVE_EVERY = 5.0  # seconds between two states of the index while packing
 GIB = 2**30
 
@@ -67,8 +68,17 @@ class PackedSamples:
         self._labels = hashlib.sha256(labels).hexdigest()
 
     def __getitem__(self, index: int) -> Decoded:
-        """Return a sample, mapped into memory and not to be written to."""
-        return np.load(self._image(index), mmap_mode="r"), np.load(self._mask(index), mmap_mode="r")
+        """Return a sample, mapped into memory and not to be written to.
+
+        Raises:
+            UserError: If a file of it has gone or was cut off since it was packed.
+        """
+        try:
+            return np.load(self._image(index), mmap_mode="r"), np.load(self._mask(index), mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            raise UserError(
+                f"{self._image(index)} or its mask is missing or damaged; delete both, to have them packed again"
+            ) from None
 
     def pack(self, threads: int) -> None:
         """Decode what is not there, or not as its sources are now. Several processes may call this at once.
@@ -79,6 +89,8 @@ class PackedSamples:
         Raises:
             UserError: If a source cannot be used, or there is not enough space; what is done already stays.
         """
+        if not self._missing(self._stamps(), self._read_index()):
+            return  # so that a folder which is packed already may be read-only
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
@@ -92,13 +104,8 @@ class PackedSamples:
             ) from None
 
     def _pack(self, threads: int) -> None:
-        stamps = [_stamp(sample) for sample in self.samples]
-        index = self._read_index()
-        missing = [
-            number
-            for number, (sample, stamp) in enumerate(zip(self.samples, stamps, strict=True))
-            if index.get(sample.name) != stamp or not (self._image(number).exists() and self._mask(number).exists())
-        ]
+        stamps, index = self._stamps(), self._read_index()
+        missing = self._missing(stamps, index)
         if not missing:
             return
         started = time.perf_counter()
@@ -123,6 +130,17 @@ class PackedSamples:
         finally:
             with contextlib.suppress(OSError):  # of a full disk; another reason is told already
                 self._write_index(index)
+
+    def _stamps(self) -> list[Stamp]:
+        return [_stamp(sample) for sample in self.samples]
+
+    def _missing(self, stamps: Sequence[Stamp], index: Mapping[str, Stamp]) -> list[int]:
+        """Return the numbers of the samples that are not there, or not as their sources are now."""
+        return [
+            number
+            for number, (sample, stamp) in enumerate(zip(self.samples, stamps, strict=True))
+            if index.get(sample.name) != stamp or not (self._image(number).exists() and self._mask(number).exists())
+        ]
 
     def _packed(self, numbers: Sequence[int], threads: int) -> Iterator[int]:
         """Pack samples in parallel; yields the number of each when it is done."""
@@ -152,10 +170,10 @@ class PackedSamples:
         return image.nbytes + mask.nbytes
 
     def _image(self, number: int) -> Path:
-        return self.folder / f"{quote(self.samples[number].name, safe='')}.image.npy"
+        return self.folder / f"{_file_name(self.samples[number].name)}.image.npy"
 
     def _mask(self, number: int) -> Path:
-        return self.folder / f"{quote(self.samples[number].name, safe='')}.mask.npy"
+        return self.folder / f"{_file_name(self.samples[number].name)}.mask.npy"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -242,8 +260,16 @@ class SamplesInMemory:
             )
 
 
+def _file_name(sample: str) -> str:
+    """Return what a sample's files are called, whatever is in its name and however long that is."""
+    name = quote(sample, safe="")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 65]}-{hashlib.sha256(name.encode()).hexdigest()}"
+
+
 def _stamp(sample: SamplePaths) -> Stamp:
-    found = []
+    found: Stamp = []
     for path in (sample.image, sample.mask):
         if path is not None:
             try:
@@ -252,7 +278,7 @@ def _stamp(sample: SamplePaths) -> Stamp:
                 raise UserError(
                     f"{path} cannot be read ({error.strerror}); restore the file or remove it from the set"
                 ) from None
-            found += [status.st_size, status.st_mtime_ns]
+            found += [str(path.absolute()), status.st_size, status.st_mtime_ns]
     return found
 
 

@@ -229,7 +229,7 @@ def draw_samples(split: Split, folder: Path, count: int) -> list[Path]:
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         classes = split.dataset.classes
         panels = [image, classes.colorize(mask), overlay(image, mask, classes)]
-        drawn.append(folder / f"{split.name}_{sample['name']}.jpg")
+        drawn.append(folder / f"{split.name.replace('/', '_')}_{sample['name']}.jpg")
         save(drawn[-1], side_by_side(panels, ("image", "label", "both")))
     return drawn
 

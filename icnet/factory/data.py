@@ -71,7 +71,8 @@ def data_fingerprint(data: DataConfig, *, training: bool = True) -> DataFingerpr
     Raises:
         UserError: If the data set is not where it should be, or not as it should be.
     """
-    return fingerprint(data_set(data), train=data.train_split if training else None, val=data.val_split)
+    train = data.train_split if training else None
+    return fingerprint(data_set(data), train=train, val=data.val_split, mask_encoding=data.mask_encoding)
 
 
 def recorded_fingerprint(data: DataConfig) -> DataFingerprint | None:
@@ -146,8 +147,10 @@ def _cache(data: DataConfig, split: str, dataset: SegmentationDataset) -> Packed
     if data.cache == "memory":
         return SamplesInMemory(dataset.samples, dataset.decode, dataset.title)
     if data.cache == "packed":
+        # Other files and other labels must not replace these: another run may be reading them.
         root = str(Path(data.root).expanduser().resolve()) if data.root else ""
-        key = hashlib.sha256(root.encode() + dataset.coding).hexdigest()[:8]  # other labels must not replace these
+        places = repr((root, data.images, data.masks, data.label_kind, asdict(data.street), data.options))
+        key = hashlib.sha256(places.encode("utf-8", "surrogateescape") + dataset.coding).hexdigest()[:8]
         folder = Path(data.cache_folder or PACKED).expanduser() / f"{data.name}_{key}" / split
         return PackedSamples(folder, dataset.samples, dataset.decode, dataset.coding, dataset.title)
     return None

@@ -11,6 +11,7 @@ HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 # What Hydra takes as a plain word (its OverrideLexer.g4); a comma, which separates the values of a sweep, is the
 # user's, and so is whatever has quotes or calls a function such as choice(...).
 PLAIN = re.compile(r"[A-Za-z0-9_ :/+.$%*@?|-]*")
+BRACED = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 LEFT_ALONE = re.compile(r"""['"]|.*,|\w+\(.*\)$""")
 
 
@@ -18,7 +19,8 @@ def readable(words: Sequence[str], schema: type) -> list[str]:
     """Return a command line as Hydra can read it.
 
     A path may be typed as it is: ``data.root=~/my set (2)`` or ``data.images={split}/{stem}.jpg``, which Hydra would
-    not parse, come out quoted; ``~`` and environment variables in the folders that Hydra makes are expanded.
+    not parse, come out quoted; ``~`` and environment variables in the folders that Hydra makes are expanded, and
+    ``${HOME}`` in every path, which Hydra would take for a key.
 
     Args:
         words: Of the command line, the script's name left out.
@@ -42,6 +44,7 @@ def _readable(word: str, paths: set[str]) -> str:
         return word
     if key.lstrip("+") in HYDRA_PATHS:
         value = os.path.expanduser(os.path.expandvars(value))
+    value = BRACED.sub(lambda found: os.environ.get(found[1], found[0]), value)
     if PLAIN.fullmatch(value):
         return f"{key}={value}"
     quoted = value.replace("'", r"\'")

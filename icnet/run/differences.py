@@ -97,16 +97,14 @@ def data_changes(before: DataFingerprint, after: DataFingerprint) -> list[str]:
             for name in old.keys() & new.keys()
             if old[name] != new[name]
         ][:1]
+        painted, now = before.colors or {}, after.colors or {}
+        found += [
+            f"class {name} was painted {painted[name]}, is painted {now[name]}"
+            for name in painted
+            if name in now and painted[name] != now[name]
+        ][:1]
         if not found and before.ignored != after.ignored:
             found.append(f"label ids that do not count were {before.ignored}, are {after.ignored}")
-        # A new colour is a matter of pictures; one that was another class's makes masks of colours mean something else.
-        of = {tuple(color): name for name, colors in (before.colors or {}).items() for color in colors}
-        found += [
-            f"the colour {tuple(color)} was that of class {of[tuple(color)]}, is that of class {name}"
-            for name, colors in (after.colors or {}).items()
-            for color in colors
-            if of.get(tuple(color), name) != name
-        ][:1]
     for split in ("train", "val"):
         one, other = getattr(before, split), getattr(after, split)
         if one is not None and other is not None and one != other:

@@ -75,8 +75,8 @@ class DataFingerprint:
         "class to the label ids that its pixels have in the files, such as `7` or `0,3`"
     )
     ignored: str | None = entry("the label ids that do not count")
-    colors: dict[str, list[list[int]]] | None = entry(
-        "class to the RGB colours that its pixels have in files of colours"
+    colors: dict[str, str] | None = entry(
+        "class to its colour, such as `128,64,128`, where masks hold colours; null where they hold label ids"
     )
     train: SplitFingerprint | None = entry("the split that was trained on; null in an evaluation")
     val: SplitFingerprint | None = entry("the split that was scored")

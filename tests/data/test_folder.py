@@ -263,6 +263,12 @@ def test_ready_list_of_classes_is_found_by_its_name(tmp_path: Path, monkeypatch:
     assert Folder(tmp_path, "bdd100k").classes.names == ("road",)
 
 
+def test_a_folder_of_a_data_sets_name_does_not_hide_its_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "voc").mkdir()  # the download, where the command is given
+    monkeypatch.chdir(tmp_path)
+    assert Folder(tmp_path / "voc", classes="voc").classes.names[1] == "aeroplane"
+
+
 def test_keys_of_a_folder_are_refused_with_other_data() -> None:
     for key, value in (("images", "{stem}"), ("masks", "{stem}"), ("lists", "{split}"), ("unlabelled", "skip"),
                        ("classes", "voc")):  # fmt: skip

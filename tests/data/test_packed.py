@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from icnet.config import DataConfig
 from icnet.data.base import SamplePaths
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.packed import PackedSamples, SamplesInMemory
 from icnet.data.transforms import train_transform
 from icnet.errors import UserError
+from icnet.factory import data_module
 from icnet.run import files
 
 SIZES = [(4, 6), (5, 3), (8, 8), (1, 1)]
@@ -102,6 +104,78 @@ def test_other_samples_and_other_labels(tmp_path, samples):
     assert calls == []
     packed(tmp_path, samples, calls, labels=b"2").pack(2)  # train ids that mean something else
     assert sorted(calls) == [0, 1, 2, 3]
+
+
+def test_other_files_of_the_same_name_size_and_time_are_not_taken_for_these(tmp_path, samples):
+    others = [SamplePaths(sample.name, sample.image, sample.mask.with_suffix(".bmp")) for sample in samples]
+    for sample, other in zip(samples, others, strict=True):
+        plain = sample._replace(mask=sample.mask.with_name(f"{sample.mask.stem}_plain.bmp"))
+        labels = cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED)
+        for path, values in ((plain.mask, labels), (other.mask, labels + 7)):
+            cv2.imwrite(str(path), values)
+            os.utime(path, ns=(5, 5))
+        samples[samples.index(sample)] = plain
+    packed(tmp_path, samples).pack(2)
+    store = packed(tmp_path, others)
+    store.pack(2)
+    assert_equal(store, others)
+
+
+def test_runs_on_other_masks_below_the_same_root_do_not_share_a_folder(tmp_path):
+    (tmp_path / "classes.yaml").write_text("classes:\n- {name: a, color: [1, 2, 3]}\n- {name: b, color: [3, 2, 1]}\n")
+    for name, value in (("images", 9), ("fine", 0), ("coarse", 1)):
+        for split in ("train", "val"):
+            (tmp_path / name / split).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / name / split / "1.bmp"), np.full((8, 8), value, np.uint8))
+    fine, coarse = (
+        data_module(
+            DataConfig(
+                name="folder",
+                root=str(tmp_path),
+                masks=f"{name}/{{split}}/{{stem}}",
+                cache="packed",
+                cache_folder=str(tmp_path / "cache"),
+            ),
+            seed=1,
+        )
+        for name in ("fine", "coarse")
+    )
+    for module in (fine, coarse):  # the first is still reading when the second packs
+        module.setup("test")
+    assert int(fine.val[0]["mask"].max()) == 0
+    assert int(coarse.val[0]["mask"].min()) == 1
+
+
+@pytest.mark.parametrize("change", ["cut", "gone"])
+def test_a_damaged_file_is_named(tmp_path, samples, change):
+    store = packed(tmp_path, samples)
+    store.pack(2)
+    path = tmp_path / "packed" / "a.image.npy"
+    if change == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, 140)
+    with pytest.raises(UserError, match=r"a\.image\.npy or its mask is missing or damaged; delete both"):
+        store[0]
+
+
+def test_what_is_packed_already_needs_no_writing(tmp_path, samples, monkeypatch):
+    packed(tmp_path, samples).pack(2)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(PackedSamples, "_locked", refuse)  # what opens a file for writing
+    store = packed(tmp_path, samples)
+    store.pack(2)
+    assert_equal(store, samples)
+
+
+def test_names_that_are_too_long_for_files_once_they_are_written_in_ascii(tmp_path, samples):
+    samples[:2] = [sample._replace(name="街" * 80 + str(n)) for n, sample in enumerate(samples[:2])]
+    store = packed(tmp_path, samples)
+    store.pack(2)
+    assert_equal(store, samples)
 
 
 def _pack_slowly(folder, samples, marker):

@@ -1,6 +1,7 @@
 """Looking through whole splits: shares, suspicious masks and images that two splits have in common."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -124,5 +125,7 @@ def test_weights_are_suggested_from_the_labels(look):
 
 def test_pictures_are_of_samples_spread_over_the_split(look, tmp_path):
     split = look("train", {f"m{number}": [0, 1, 2, 255] * 8 for number in range(5)})
+    survey.draw_samples(replace(split, name="2017/train"), tmp_path / "of a year", 1)
+    assert [path.name for path in (tmp_path / "of a year").iterdir()] == ["2017_train_m0.jpg"]
     survey.draw_samples(split, tmp_path / "drawn", 3)
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [f"train_m{n}.jpg" for n in (0, 2, 4)]

@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from icnet.config import DemoConfig, EvalConfig, ExportConfig, TrainConfig
+from icnet.config import CheckConfig, DemoConfig, EvalConfig, ExportConfig, TrainConfig
 from icnet.launch.overrides import path_keys, readable
 
 
@@ -42,6 +42,13 @@ def test_folders_that_hydra_makes_are_expanded(monkeypatch):
     assert readable(["hydra.run.dir=outputs/${now:%Y}"], TrainConfig) == ["hydra.run.dir='outputs/${now:%Y}'"]
 
 
+def test_environment_variables_in_braces_are_no_keys(monkeypatch):
+    monkeypatch.setenv("SETS", "/sets (1)")
+    assert value("data.root=${SETS}/voc") == "/sets (1)/voc"
+    assert readable(["data.root=${oc.env:SETS}/voc"], TrainConfig) == ["data.root='${oc.env:SETS}/voc'"]
+    assert readable(["model.weights=${output_dir}/x"], TrainConfig) == ["model.weights='${output_dir}/x'"]
+
+
 @pytest.mark.parametrize(
     ("schema", "keys"),
     [
@@ -55,6 +62,10 @@ def test_folders_that_hydra_makes_are_expanded(monkeypatch):
         (
             EvalConfig,
             {"ckpt", "data.root", "data.classes", "data.images", "data.masks", "data.lists", "data.cache_folder"},
+        ),
+        (
+            CheckConfig,
+            {"output", "data.root", "data.classes", "data.images", "data.masks", "data.lists", "data.cache_folder"},
         ),
         (ExportConfig, {"ckpt", "output", "export.images"}),
         (DemoConfig, {"ckpt", "input", "output"}),

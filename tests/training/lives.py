@@ -81,8 +81,8 @@ def live(overrides: tuple[str, ...], folder: str, at: int | None, number: int) -
 
     count = [0]
     build = icnet.factory.trainer.callbacks
-    icnet.factory.trainer.callbacks = lambda *args: [
-        Killer(count, at, number), *build(*args), LastKiller(count, at, number)
+    icnet.factory.trainer.callbacks = lambda *args, **told: [
+        Killer(count, at, number), *build(*args, **told), LastKiller(count, at, number)
     ]  # fmt: skip
     NETWORKS["small"] = Small
     sys.path.insert(0, str(ROOT))
