@@ -1,5 +1,6 @@
 """What tells a data set from another one, wherever it lies: its samples by name and size, its classes, its labels."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from icnet.data.base import DataSet, SamplePaths
 from icnet.data.labels import IGNORE_INDEX
 from icnet.data.mask_decoder import MaskDecoder
 from icnet.run.results import DataFingerprint, SplitFingerprint
+
+READ = 16
+"""How many label files of a split are read: uncompressed ones of other labels may be of the same size."""
 
 
 def fingerprint(data: DataSet, *, train: str | None, val: str | None, mask_encoding: str = "auto") -> DataFingerprint:
@@ -48,13 +52,27 @@ def _holds_colors(data: DataSet, samples: list[SamplePaths], mask_encoding: str)
 
 def split_fingerprint(samples: list[SamplePaths]) -> SplitFingerprint:
     """Take the fingerprint of the samples of a split, in whatever order they are listed."""
-    found = sorted((sample.name, _size(sample.image), _size(sample.mask)) for sample in samples)
+    samples = sorted(samples, key=lambda sample: sample.name)
+    found = [(sample.name, _size(sample.image), _size(sample.mask)) for sample in samples]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    count = min(len(masks), READ)
     return SplitFingerprint(
         samples=len(found),
         bytes=sum(max(size, 0) for _, *sizes in found for size in sizes),
         names_sha256=_sha256("\n".join(name for name, _, _ in found)),
         sha256=_sha256("\n".join(f"{name}\0{image}\0{mask}" for name, image, mask in found)),
+        labels_sha256=_content([masks[number * len(masks) // count] for number in range(count)]),
     )
+
+
+def _content(paths: list[Path]) -> str:
+    """Return the SHA-256 of what files hold, one after the other; one that cannot be read counts as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            digest.update(path.read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def _size(path: Path | None) -> int:

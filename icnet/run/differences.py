@@ -125,6 +125,8 @@ def _sample_change(before: SplitFingerprint, after: SplitFingerprint) -> str:
         return f"had {before.samples} samples, has {after.samples}"
     if before.names_sha256 != after.names_sha256:
         return f"had {before.samples} samples, has as many of other names"
+    if before.sha256 == after.sha256:
+        return "has label files of the same sizes with other content"
     return f"has files of other sizes, {before.bytes} bytes in all before and {after.bytes} now"
 
 

@@ -64,6 +64,7 @@ class SplitFingerprint:
     bytes: int | None = entry("size of all images and label files", "bytes")
     names_sha256: str | None = entry("SHA-256 of the sorted names of the samples")
     sha256: str | None = entry("SHA-256 of the sorted names, each with the sizes of its image and its label file")
+    labels_sha256: str | None = entry("SHA-256 of the content of 16 label files, evenly spread over the sorted names")
 
 
 @dataclass(kw_only=True)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icnet.data.base import SamplePaths
 from icnet.data.camvid import CamVid
 from icnet.data.cityscapes import Cityscapes
 from icnet.data.fingerprint import fingerprint, split_fingerprint
 from icnet.data.folder import Folder
 from icnet.run.differences import data_changes
+from icnet.run.results import DataFingerprint
 from tests.data.conftest import write_image, write_mask
 
 
@@ -69,6 +71,22 @@ def test_bytes_that_go_from_one_file_to_another_are_noticed(camvid_root):
 def test_order_of_the_list_does_not_matter(camvid_root):
     samples = CamVid(camvid_root).list_samples("train")
     assert split_fingerprint(samples) == split_fingerprint(samples[::-1])
+
+
+def test_labels_of_the_same_size_with_other_content_are_other_data(tmp_path):
+    samples = []
+    for number in range(40):
+        mask = tmp_path / f"{number}.bmp"
+        mask.write_bytes(bytes([number]) * 50)
+        samples.append(SamplePaths(f"{number:02d}", mask, mask))
+    before = split_fingerprint(samples)
+    assert split_fingerprint(samples[::-1]) == before
+    for sample in samples:
+        sample.mask.write_bytes(bytes([7]) * 50)
+    after = split_fingerprint(samples)
+    assert after.sha256 == before.sha256
+    told = data_changes(DataFingerprint(val=before), DataFingerprint(val=after))
+    assert told == ["val has label files of the same sizes with other content"]
 
 
 @pytest.mark.parametrize(
