@@ -18,17 +18,15 @@ import hashlib
 import json
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icnet.data.base import SamplePaths
+from icnet.data.parallel import in_threads
 from icnet.errors import UserError
 from icnet.run import files
 
@@ -144,22 +142,12 @@ class PackedSamples:
 
     def _packed(self, numbers: Sequence[int], threads: int) -> Iterator[int]:
         """Pack samples in parallel; yields the number of each when it is done."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        stop = threading.Event()
 
         def pack(number: int) -> int:
-            if not stop.is_set():
-                self._pack_one(number)
+            self._pack_one(number)
             return number
 
-        with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(threads) as pool:
-            try:
-                yield from progress.track(
-                    pool.map(pack, numbers), total=len(numbers), description=f"packing {self.title}"
-                )
-            except BaseException:
-                stop.set()
-                raise
+        yield from in_threads(pack, numbers, f"packing {self.title}", progress=True, threads=threads)
 
     def _pack_one(self, number: int) -> int:
         """Decode a sample and write its arrays; returns their bytes."""
@@ -253,11 +241,8 @@ class SamplesInMemory:
                 "free; use data.cache=packed"
             )
         log.info("%s: decoding %d samples into memory, about %.1f GiB", self.title, len(self.samples), needed / GIB)
-        with Progress(transient=True) as progress, ThreadPoolExecutor(threads) as pool:
-            numbers = range(len(self.samples))
-            self._decoded = list(
-                progress.track(pool.map(self.decode, numbers), total=len(numbers), description=f"reading {self.title}")
-            )
+        numbers, title = range(len(self.samples)), f"reading {self.title}"
+        self._decoded = list(in_threads(self.decode, numbers, title, progress=True, threads=threads))
 
 
 def _file_name(sample: str) -> str:
