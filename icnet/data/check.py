@@ -5,8 +5,9 @@ training uses, so that nothing is refused here that could be trained on.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,8 @@ from icnet.data.known import Known
 from icnet.data.parallel import in_threads
 from icnet.data.statistics import count_pixels
 from icnet.errors import UserError
+
+Found = TypeVar("Found")
 
 FIRST_LOOK = 64  # masks that are decoded in any case, to see which classes occur
 MOST_LOOKS = 1000  # masks that are decoded at most for that; a class in 1 of 100 images is then missed once in 23,000
@@ -43,6 +46,26 @@ def plain(dataset: SegmentationDataset) -> SegmentationDataset:
     return whole
 
 
+def _look_at(
+    left: Sequence[int], look: Callable[[int], Found], keep: Callable[[int, Found], None], title: str, progress: bool
+) -> list[str]:
+    """Look at samples in parallel and keep what is found; returns one line for each that is refused."""
+
+    def look_or_say(index: int) -> tuple[Found | None, str]:
+        try:
+            return look(index), ""
+        except UserError as error:
+            return None, str(error)
+
+    problems = []
+    for index, (found, problem) in zip(left, in_threads(look_or_say, left, title, progress=progress), strict=True):
+        if problem:
+            problems.append(problem)
+        else:
+            keep(index, cast(Found, found))
+    return problems
+
+
 def look_at_headers(
     dataset: SegmentationDataset, known: Known, indices: Iterable[int], *, progress: bool = False
 ) -> list[str]:
@@ -59,27 +82,19 @@ def look_at_headers(
     """
     whole = plain(dataset)
 
-    def look(index: int) -> tuple[int, int] | str:
+    def look(index: int) -> tuple[int, int]:
         sample = whole.samples[index]
-        try:
-            size = image_size(sample.image)
-            if sample.mask is not None and image_size(sample.mask) != size:
-                pixels = whole[index]["image"]  # raises, unless a header led astray
-                size = (pixels.shape[1], pixels.shape[2])
-        except UserError as error:
-            return str(error)
+        size = image_size(sample.image)
+        if sample.mask is not None and image_size(sample.mask) != size:
+            pixels = whole[index]["image"]  # raises, unless a header led astray
+            size = (pixels.shape[1], pixels.shape[2])
         return size
 
+    def keep(index: int, size: tuple[int, int]) -> None:
+        known.size[index] = size
+
     left = [index for index in indices if not known.size[index, 0]]
-    problems = []
-    for index, found in zip(
-        left, in_threads(look, left, f"headers of {dataset.title}", progress=progress), strict=True
-    ):
-        if isinstance(found, str):
-            problems.append(found)
-        else:
-            known.size[index] = found
-    return problems
+    return _look_at(left, look, keep, f"headers of {dataset.title}", progress)
 
 
 def look_at_images(
@@ -97,22 +112,14 @@ def look_at_images(
         One line for each damaged file.
     """
 
-    def look(index: int) -> str:
-        try:
-            verify_image(dataset.samples[index].image, thorough=False)
-        except UserError as error:
-            return str(error)
-        return ""
+    def look(index: int) -> None:
+        verify_image(dataset.samples[index].image, thorough=False)
+
+    def keep(index: int, nothing: None) -> None:
+        known.sound[index] = True
 
     left = [index for index in indices if not known.sound[index]]
-    problems = []
-    for index, problem in zip(
-        left, in_threads(look, left, f"images of {dataset.title}", progress=progress), strict=True
-    ):
-        if problem:
-            problems.append(problem)
-        known.sound[index] = not problem
-    return problems
+    return _look_at(left, look, keep, f"images of {dataset.title}", progress)
 
 
 def look_at_masks(
@@ -131,22 +138,16 @@ def look_at_masks(
     """
     classes = len(dataset.classes)
 
-    def look(index: int) -> np.ndarray | str:
-        try:
-            labels = dataset.read_labels(index)
-        except UserError as error:
-            return str(error)
+    def look(index: int) -> np.ndarray:
+        labels = dataset.read_labels(index)
         return np.zeros(classes + 1, np.int64) if labels is None else count_pixels(labels, classes)
 
+    def keep(index: int, counts: np.ndarray) -> None:
+        known.pixels[index], known.ignored[index] = counts[:classes], counts[classes]
+        known.counted[index] = True
+
     left = [index for index in indices if not known.counted[index]]
-    problems = []
-    for index, found in zip(left, in_threads(look, left, f"labels of {dataset.title}", progress=progress), strict=True):
-        if isinstance(found, str):
-            problems.append(found)
-        else:
-            known.pixels[index], known.ignored[index] = found[:classes], found[classes]
-            known.counted[index] = True
-    return problems
+    return _look_at(left, look, keep, f"labels of {dataset.title}", progress)
 
 
 def look_for_classes(dataset: SegmentationDataset, known: Known, *, progress: bool = False) -> list[str]:
