@@ -3,15 +3,16 @@
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.scripts import ScriptProcess
 
 # Before anything imports torch: several processes on few cores are slow if each has threads for all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,6 +73,13 @@ def cache(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["ICNET_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_script_is_left() -> Iterator[None]:
+    """End scripts that a failed test has left running."""
+    yield
+    ScriptProcess.end_all()
 
 
 @pytest.fixture(scope="session")
@@ -177,9 +185,9 @@ def process() -> Script:
     """Run a script of the project in a process of its own, where what happens to the process is the point."""
 
     def run(name: str, *overrides: object, **options: object) -> Outcome:
-        command = [sys.executable, str(ROOT / f"{name}.py"), *map(str, overrides)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        started = ScriptProcess(name, *overrides, **options)
+        out, err = started.communicate(timeout=300)
+        return Outcome(started.returncode, out, err)
 
     return run
 
@@ -189,9 +197,9 @@ def trained(made_once, street_root) -> Path:
     """The run folder of a finished two-epoch training."""
 
     def train(run: Path) -> None:
-        command = [sys.executable, str(ROOT / "train.py"), *SMALL, f"data.root={street_root}", f"hydra.run.dir={run}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=run.parent)
-        assert done.returncode == 0, done.stderr
+        started = ScriptProcess("train", *SMALL, f"data.root={street_root}", f"hydra.run.dir={run}", cwd=run.parent)
+        _, err = started.communicate(timeout=300)
+        assert started.returncode == 0, err
 
     return made_once("trained", train)
 

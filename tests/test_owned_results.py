@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import yaml
 
 from icnet.models import NETWORKS
 from icnet.models.checkpoints import load_file
+from tests.scripts import ScriptProcess
 from tests.training.lives import Small
 
-ROOT = Path(__file__).parents[1]
 NAMES = ("sky", "road", "car")
 COLOURS = ((70, 130, 180), (128, 64, 128), (0, 0, 142))
 QUICK = (
@@ -214,9 +212,8 @@ def test_two_processes_record_the_data_once(first, process, tmp_path):
     assert told["train"]["samples"] == 4
 
 
-def start(*words: object, cwd: Path) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+def start(*words: object, cwd: Path) -> ScriptProcess:
+    return ScriptProcess("train", *words, cwd=cwd)
 
 
 def test_folder_of_a_living_run_is_refused_and_that_of_a_killed_one_is_not(first, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from icnet.models.checkpoints import load_file
+from tests.scripts import ScriptProcess
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,12 +31,11 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert different == []
 
 
-def start(*overrides: object, cwd: Path) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, overrides)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd)
+def start(*overrides: object, cwd: Path) -> ScriptProcess:
+    return ScriptProcess("train", *overrides, cwd=cwd)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: ScriptProcess, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stderr.read()
@@ -96,20 +96,17 @@ def test_learning_rate_is_logged_for_each_group(trained):
     assert {"val/miou", "val/loss", "val/pixel_acc", "val/miou_running_mean", "val/iou_road"} <= set(header)
 
 
-def test_killed_run_resumed_equals_an_uninterrupted_one(small, tmp_path):
+def test_killed_run_resumed_equals_an_uninterrupted_one(small, process, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     common = (*small, "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "callbacks.pictures=0")
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *common, f"hydra.run.dir={whole}"],
-        check=True, capture_output=True, cwd=tmp_path,
-    )  # fmt: skip
-    process = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
+    assert process("train", *common, f"hydra.run.dir={whole}", cwd=tmp_path).status == 0
+    started = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
     # SIGKILL once the second epoch has begun: a checkpoint of the first is there and steps were made since.
     last = broken / "checkpoints" / "last.ckpt"
-    wait_for(last.exists, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    wait_for(last.exists, started)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert started.returncode == -signal.SIGKILL
     assert load_file(last)["epoch"] < 2  # there is something left to do
     resumed = start(*common, f"hydra.run.dir={broken}", "resume=auto", cwd=tmp_path)
     _, errors = resumed.communicate(timeout=200)
@@ -129,22 +126,19 @@ def test_killed_run_resumed_equals_an_uninterrupted_one(small, tmp_path):
         ("callbacks.ema_decay=0.9", "data.workers=2", "scheduler=poly"),
     ],
 )
-def test_terminated_run_saves_in_mid_epoch_and_goes_on_from_there(small, tmp_path, extra):
+def test_terminated_run_saves_in_mid_epoch_and_goes_on_from_there(small, process, tmp_path, extra):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     common = (
         *small, *extra, "trainer.batch_size=1", "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
         "callbacks.pictures=0",
     )  # fmt: skip
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *common, f"hydra.run.dir={whole}"],
-        check=True, capture_output=True, cwd=tmp_path,
-    )  # fmt: skip
+    assert process("train", *common, f"hydra.run.dir={whole}", cwd=tmp_path).status == 0
     log = broken / "train_0.log"
-    process = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
-    wait_for(lambda: "training icnet" in log.read_text() if log.exists() else False, process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGTERM
+    started = start(*common, f"hydra.run.dir={broken}", cwd=tmp_path)
+    wait_for(lambda: "training icnet" in log.read_text() if log.exists() else False, started)
+    started.send_signal(signal.SIGTERM)
+    _, errors = started.communicate(timeout=100)
+    assert started.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in errors
     last = broken / "checkpoints" / "last.ckpt"
     steps = load_file(last)["global_step"]
@@ -155,13 +149,10 @@ def test_terminated_run_saves_in_mid_epoch_and_goes_on_from_there(small, tmp_pat
     assert_same_weights(whole / "checkpoints" / "last.ckpt", last)
 
 
-def test_full_disk_keeps_the_previous_checkpoint(small, tmp_path):
+def test_full_disk_keeps_the_previous_checkpoint(small, process, tmp_path):
     run = tmp_path / "run"
-    first = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *small, "trainer.max_epochs=1", f"hydra.run.dir={run}"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert first.returncode == 0, first.stderr
+    first = process("train", *small, "trainer.max_epochs=1", f"hydra.run.dir={run}", cwd=tmp_path)
+    assert first.status == 0, first.err
     last = run / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
 

@@ -37,6 +37,7 @@ from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.training.callbacks.best_checkpoint import BestCheckpoint
 from icnet.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
+from icnet.training.callbacks.cost_estimate import CostEstimate
 from icnet.training.callbacks.early_stopping import ResumableEarlyStopping
 from icnet.training.callbacks.extreme_images import ExtremeImages
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
@@ -148,6 +149,7 @@ def callbacks(
         StopOnNonFiniteLoss(run.checkpoints, log_every_n_steps),
         SharedBatchNormStatistics(),
         SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
+        CostEstimate(),
         ResumedLength(),
         LearningRateMonitor(),
         LossScaleMonitor(),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -133,6 +134,39 @@ def test_startup_lists_every_command(benchmark):
     out = benchmark("startup", "--repeats", 1)
     for script in ("train.py", "eval.py", "export.py", "demo.py"):
         assert f"{script} --help" in out
+
+
+def test_first_step_times_a_new_and_a_resumed_run(benchmark, script, monkeypatch):
+    commands = []
+
+    def run(command: list[str], **_: object) -> None:
+        commands.append(command[1:])
+        if len(commands) <= 2:  # the first round
+            assert script("train", *command[2:], "trainer.devices=1").status == 0
+
+    monkeypatch.setattr(subprocess, "run", run)
+    out = benchmark("first_step", *ONCE, "--frames", 4)
+    assert "train.py, one step, 4 frames" in out
+    assert [command[0] for command in commands] == ["train.py"] * 4
+    folders = [next(word for word in command if word.startswith("hydra.run.dir=")) for command in commands]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+    for new, resumed in (commands[:2], commands[2:]):
+        assert "trainer.max_steps=1" in new
+        assert {"trainer.max_steps=2", "resume=here"} <= set(resumed)
+
+
+def test_scaling_sweeps_each_cost_and_draws_it(benchmark, tmp_path):
+    words = ("--backbone", "resnet18", "--crop", 64, "--scale", 100, 200, "--repeats", 1, "--threads", 2)
+    out = benchmark("scaling", *words, "--picture", tmp_path / "new" / "scaling.png")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    places: dict[str, list[int]] = {}
+    for name, at, *_ in rows:
+        places.setdefault(name or list(places)[-1], []).append(int(at))
+    assert places == {
+        "batch": [2, 4], "crop": [64, 128], "threads": [1, 2], "processes": [1, 2], "workers": [0, 1, 2],
+        "images": [1, 4, 16],
+    }  # fmt: skip
+    assert cv2.imread(str(tmp_path / "new" / "scaling.png")) is not None
 
 
 def test_contention_compares_spin_counts_alone_and_disturbed(benchmark):

@@ -21,6 +21,7 @@ from icnet.config import EvalConfig, TrainerConfig
 from icnet.launch import processes
 from icnet.launch.rank import RankDied
 from icnet.models.checkpoints import load_file
+from tests.scripts import ScriptProcess
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}  # sums are then the same however it is started
@@ -43,11 +44,11 @@ def start(*command: object, **options: object) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def train(*overrides: object, **options: object) -> subprocess.Popen:
-    return start(ROOT / "train.py", *overrides, **options)
+def train(*overrides: object, **options: object) -> ScriptProcess:
+    return ScriptProcess("train", *overrides, env=ONE_THREAD, **options)
 
 
-def ended(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
+def ended(process: subprocess.Popen | ScriptProcess, status: int = 0) -> tuple[str, str]:
     """Wait for a process; returns what it wrote."""
     out, err = process.communicate(timeout=200)
     assert process.returncode == status, err
@@ -55,7 +56,7 @@ def ended(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def wait_for(text: str, path: Path, process: subprocess.Popen) -> None:
+def wait_for(text: str, path: Path, process: ScriptProcess) -> None:
     deadline = time.monotonic() + 120
     while not path.exists() or text not in path.read_text():
         assert process.poll() is None, process.stderr.read()
@@ -134,12 +135,8 @@ def test_terminated_group_saves_in_mid_epoch_and_goes_on_from_there(overrides, u
 
 
 def test_group_started_by_nohup_outlives_its_terminal(overrides, tmp_path):
-    def ignore_hangup() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    process = train(
-        *overrides, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}", preexec_fn=ignore_hangup
-    )
+    words = (*overrides, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}")
+    process = train(*words, ignored=(signal.SIGHUP,))
     wait_for("rank 1 of 2", tmp_path / "train_1.log", process)
     process.send_signal(signal.SIGHUP)
     ended(process)

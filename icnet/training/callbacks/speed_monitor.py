@@ -28,9 +28,9 @@ class SpeedMonitor(Callback):
         self.warmup_steps = warmup_steps
         self.exact = exact
         self.images_per_s: float | None = None
-        self._seen = 0  # steps of this run, over all its epochs
-        self._images = 0
-        self._steps: list[float] = []  # seconds of each step that counts, loading included
+        self._images = 0  # of the steps that count
+        self._timed_seconds = 0.0  # of them
+        self._steps: list[float] = []  # seconds of each step, loading included
         self._waits: list[float] = []  # seconds of it until the batch was there
         self._since = 0.0
         self._loaded = 0.0
@@ -42,9 +42,27 @@ class SpeedMonitor(Callback):
         return next((callback for callback in callbacks if isinstance(callback, cls)), None)
 
     @property
+    def seen(self) -> int:
+        """Steps of this run, over all its epochs."""
+        return len(self._steps)
+
+    @property
     def timed_steps(self) -> int:
         """Steps after the warm-up; without one ``images_per_s`` is that of the last step, whatever happened in it."""
-        return len(self._steps)
+        return max(self.seen - self.warmup_steps, 0)
+
+    def mean(self, steps: int, device: torch.device) -> tuple[float, float]:
+        """Return how long the latest steps took on average, in seconds, and the share of it that was waiting for data.
+
+        Args:
+            steps: How many of them, one at least.
+            device: What is waited for, so that steps that it has only been told of count too.
+        """
+        before = time.perf_counter()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        seconds = sum(self._steps[-steps:]) + time.perf_counter() - before
+        return seconds / steps, sum(self._waits[-steps:]) / seconds
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,13 +90,13 @@ class SpeedMonitor(Callback):
         if self.exact and pl_module.device.type != "cpu":
             torch.accelerator.synchronize()
         now = time.perf_counter()
-        self._seen += 1
         images = len(batch["image"]) * trainer.world_size
-        if self._seen > self.warmup_steps:
+        self._steps.append(now - self._since)
+        self._waits.append(self._loaded - self._since)
+        if self.timed_steps:
             self._images += images
-            self._steps.append(now - self._since)
-            self._waits.append(self._loaded - self._since)
-            self.images_per_s = self._images / sum(self._steps)
+            self._timed_seconds += now - self._since
+            self.images_per_s = self._images / self._timed_seconds
         else:
             self.images_per_s = images / (now - self._since)  # something to show during warm-up
         self._since = now
@@ -87,11 +105,11 @@ class SpeedMonitor(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the devices had to wait for data, or if nothing was timed."""
-        if self._seen and not self.timed_steps:
+        if self.seen and not self.timed_steps:
             log.warning(
                 "images/s was not measured: %d steps are no more than callbacks.throughput_warmup_steps=%d; "
                 "what is shown is that of the last step",
-                self._seen, self.warmup_steps,
+                self.seen, self.warmup_steps,
             )  # fmt: skip
         share = self.summary(pl_module.device).get("data_wait_share") or 0.0
         if share > LONG_WAIT:
@@ -112,15 +130,15 @@ class SpeedMonitor(Callback):
             ``step_ms_p90``; ``data_wait_share`` (0-1); ``peak_memory_mb`` of the device, on a CPU of the process.
             Without a step after the warm-up only ``steps`` and ``peak_memory_mb``.
         """
-        found: dict[str, Any] = {"steps": len(self._steps), "peak_memory_mb": _peak_memory(device) / 2**20}
-        if self._steps:
-            times = 1000 * torch.tensor(self._steps, dtype=torch.float64)
+        found: dict[str, Any] = {"steps": self.timed_steps, "peak_memory_mb": _peak_memory(device) / 2**20}
+        if self.timed_steps:
+            times = 1000 * torch.tensor(self._steps[self.warmup_steps :], dtype=torch.float64)
             names = ("step_ms_p10", "step_ms_median", "step_ms_p90")
             found |= {
                 "images_per_s": self.images_per_s,
                 "step_ms_mean": times.mean().item(),
                 **dict(zip(names, times.quantile(_QUANTILES).tolist(), strict=True)),
-                "data_wait_share": sum(self._waits) / sum(self._steps),
+                "data_wait_share": sum(self._waits[self.warmup_steps :]) / self._timed_seconds,
             }
         return found
 

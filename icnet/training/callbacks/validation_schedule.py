@@ -20,6 +20,17 @@ class PublishedValidationSchedule(Callback):
 
     @staticmethod
     def _choose(trainer: Trainer) -> None:
-        last = trainer.current_epoch + 1 > (1 - LAST_SHARE) * (trainer.max_epochs or 0)  # the very last one always
-        usual = SEVERAL_DEVICES if trainer.world_size > 1 else ONE_DEVICE
-        trainer.check_val_every_n_epoch = 1 if last else usual
+        trainer.check_val_every_n_epoch = _published_interval(trainer, trainer.current_epoch)
+
+
+def validation_interval(trainer: Trainer, epoch: int) -> int:
+    """Return every how many epochs a run validates when it is in an epoch, counted from 0."""
+    if any(isinstance(callback, PublishedValidationSchedule) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return _published_interval(trainer, epoch)
+    return trainer.check_val_every_n_epoch or 1
+
+
+def _published_interval(trainer: Trainer, epoch: int) -> int:
+    last = epoch + 1 > (1 - LAST_SHARE) * (trainer.max_epochs or 0)  # the very last one always
+    usual = SEVERAL_DEVICES if trainer.world_size > 1 else ONE_DEVICE
+    return 1 if last else usual

@@ -1,0 +1,52 @@
+"""Time from the command to the first step of a training, new and resumed, on a large packed data set.
+
+    python -m benchmarks.first_step
+    python -m benchmarks.first_step --frames 500
+
+What a start costs depends on how many files there are, not on their size: the frames are small ones. They are drawn
+and packed before the first round, which a user's first start does once. A round is ``train.py`` with a single step of
+two crops of ResNet-18, from the start of Python to its end, the checkpoint included; then the same with ``resume=here``
+and one step more.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import common
+from icnet.data import street
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Parse the command line, draw the frames, run, print."""
+    parser = common.parser(__doc__, repeats=5, threads=2, reference=False)
+    parser.add_argument("--frames", type=int, default=2975, help="of the training split; Cityscapes has 2975")
+    args = parser.parse_args()
+    common.prepare(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        scenes, runs = Path(folder, "scenes"), Path(folder, "runs")
+        street.generate(scenes, {"train": args.frames, "val": max(args.frames // 6, 1)}, 64, 128, seed=1)
+        words = (
+            "data=cityscapes", f"data.root={scenes}", "data.cache=packed", f"data.cache_folder={folder}/packed",
+            "data.crop_size=[64,64]", "data.scale_range=[64,96]", "model=icnet_resnet18", "trainer=cpu_1p",
+            "trainer.batch_size=2", "trainer.limit_val_batches=0", "trainer.progress_bar=false",
+        )  # fmt: skip
+
+        def train(steps: int, *more: str) -> Callable[[int], None]:
+            def run(turn: int) -> None:
+                command = [sys.executable, "train.py", *words, f"hydra.run.dir={runs / str(turn)}", *more]
+                subprocess.run([*command, f"trainer.max_steps={steps}"], cwd=ROOT, check=True, capture_output=True)
+
+            return run
+
+        contenders = {"new": train(1), "resumed": train(2, "resume=here")}
+        seconds = common.take_turns(contenders, args.repeats)
+    common.print_table(f"train.py, one step, {args.frames} frames", seconds, baseline=None)
+
+
+if __name__ == "__main__":
+    main()
