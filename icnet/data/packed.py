@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import mmap
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,8 +73,8 @@ class PackedSamples:
             UserError: If a file of it has gone or was cut off since it was packed.
         """
         try:
-            return np.load(self._image(index), mmap_mode="r"), np.load(self._mask(index), mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+            return _mapped(self._image(index)), _mapped(self._mask(index))
+        except (OSError, ValueError, TypeError):
             raise UserError(
                 f"{self._image(index)} or its mask is missing or damaged; delete both, to have them packed again"
             ) from None
@@ -243,6 +244,20 @@ class SamplesInMemory:
         log.info("%s: decoding %d samples into memory, about %.1f GiB", self.title, len(self.samples), needed / GIB)
         numbers, title = range(len(self.samples)), f"reading {self.title}"
         self._decoded = list(in_threads(self.decode, numbers, title, progress=True, threads=threads))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Map an array's file into memory, as ``numpy.load`` does in four times the time.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It does not begin as an array's does.
+        TypeError: It is shorter than its array.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.ndarray(shape, dtype, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file.tell())
 
 
 def _file_name(sample: str) -> str:

@@ -14,7 +14,7 @@ from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.fingerprint import fingerprint
 from icnet.data.packed import PackedSamples, SamplesInMemory
-from icnet.data.transforms import train_transform
+from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
 from icnet.run.results import DataFingerprint
 
@@ -129,7 +129,7 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
 
     height, width = data.crop_size
     smallest, largest = data.scale_range
-    augmentation = train_transform((height, width), (smallest, largest), data.flip, data.blur, data.color_jitter)
+    augmentation = TrainTransform((height, width), (smallest, largest), data.flip, data.blur, data.color_jitter)
     return SegmentationDataModule(
         dataset(data.train_split, augmentation, data.train_samples) if batch_size else None,
         dataset(data.val_split, None),

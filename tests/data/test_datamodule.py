@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCh
 
 from icnet.data.datamodule import EpochSampler, SegmentationDataModule, collate
 from icnet.data.dataset import SegmentationDataset
-from icnet.data.transforms import train_transform
+from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 
@@ -71,7 +71,7 @@ def test_sampler_passes_over_what_is_done() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_have_contract_and_fixed_shape(make_dataset: MakeDataset, workers: int) -> None:
-    module = _module(make_dataset(SAMPLES, transform=train_transform((16, 24), (16, 40))), workers=workers)
+    module = _module(make_dataset(SAMPLES, transform=TrainTransform((16, 24), (16, 40))), workers=workers)
     batches = list(module.train_dataloader())
     assert len(batches) == STEPS == len(module.train_dataloader())
     for batch in batches:
@@ -81,7 +81,7 @@ def test_batches_have_contract_and_fixed_shape(make_dataset: MakeDataset, worker
 
 
 def test_samples_do_not_depend_on_worker_count(make_dataset: MakeDataset) -> None:
-    train = make_dataset(SAMPLES, transform=train_transform((16, 24), (16, 40), color_jitter=0.2), seed=8)
+    train = make_dataset(SAMPLES, transform=TrainTransform((16, 24), (16, 40), color_jitter=0.2), seed=8)
     none, two = (list(_module(train, workers=workers).train_dataloader()) for workers in (0, 2))
     for one, other in zip(none, two, strict=True):
         assert one["name"] == other["name"]
@@ -246,7 +246,7 @@ SHORT = {"max_epochs": 4, "limit_train_batches": 3}
 def test_resumed_run_sees_the_rest_of_the_uninterrupted_one(
     make_dataset: MakeDataset, tmp_path: Path, limits: dict, saving: dict, step: int, workers: int
 ) -> None:
-    train = make_dataset(SAMPLES, transform=train_transform((16, 16), (16, 32)))
+    train = make_dataset(SAMPLES, transform=TrainTransform((16, 16), (16, 32)))
     saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **saving)
     whole = _fit(_module(train, workers=workers), tmp_path, [saver], **limits)
     per_epoch = limits.get("limit_train_batches", STEPS)
@@ -261,7 +261,7 @@ def test_resumed_run_sees_the_rest_of_the_uninterrupted_one(
 def test_run_that_broke_off_inside_a_step_resumes_with_that_step(
     make_dataset: MakeDataset, tmp_path: Path, workers: int
 ) -> None:
-    train = make_dataset(SAMPLES, transform=train_transform((16, 16), (16, 32)))
+    train = make_dataset(SAMPLES, transform=TrainTransform((16, 16), (16, 32)))
     whole = _fit(_module(train), tmp_path, **EPOCHS)
     saver = OnExceptionCheckpoint(tmp_path)
     with pytest.raises(RuntimeError, match="the machine stops"):
