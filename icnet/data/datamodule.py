@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler, default_collate
 from typing_extensions import override
 
+from icnet.data import device_augmentation
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
@@ -62,12 +63,15 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack samples to a batch.
 
     Returns:
-        ``image`` (N, 3, H, W) uint8, ``mask`` (N, H, W) uint8, ``name`` list of str, ``index`` (N,) int64.
+        ``image`` (N, 3, H, W) uint8, ``mask`` (N, H, W) uint8, ``name`` list of str, ``index`` (N,) int64; of samples
+        that the device augments, see ``icnet.data.device_augmentation``.
 
     Raises:
         UserError: The images differ in size.
     """
     first = samples[0]
+    if "window" in first:
+        return device_augmentation.collate_windows(samples)
     for other in samples[1:]:
         if other["image"].shape != first["image"].shape:
             sizes = [f"{s['name']} is {s['image'].shape[2]}x{s['image'].shape[1]}" for s in (first, other)]
@@ -234,6 +238,10 @@ class SegmentationDataModule(pl.LightningDataModule):
     @override
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
+
+    @override
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        return device_augmentation.finish(batch)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

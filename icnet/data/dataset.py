@@ -28,7 +28,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         classes: The classes that the train ids stand for.
         label_table: (256,) or (65536,) int16, stored label id to train id; 255 = ignored, -1 = may not occur.
         transform: Augmentation, called with ``image`` and ``mask`` and returning both in a dict, drawing from the
-            generators that its ``set_random_state`` receives, as ``TrainTransform`` does; None = whole images.
+            generators that its ``set_random_state`` receives: ``TrainTransform`` or, where the device augments,
+            ``WindowTransform``; None = whole images.
         seed: Seed of the augmentation.
         title: How messages and reports call this data set, such as "cityscapes (val)".
         color_table: Colour and train id, where masks may hold colours; empty if they hold label ids only.
@@ -121,7 +122,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
         Returns:
             ``image`` (3, H, W) uint8 RGB, ``mask`` (H, W) uint8 train ids (255 = ignored; everywhere if there are no
-            labels), ``name`` and ``index``.
+            labels), ``name`` and ``index``; a ``WindowTransform``'s ``window`` instead of image and mask.
 
         Raises:
             UserError: A file cannot be used; the message names it.
@@ -131,6 +132,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if self.transform is not None:
             self._seed_transform(index, epoch)
             augmented = self.transform(image=image, mask=mask)
+            if "window" in augmented:
+                return {**augmented, "name": self.samples[index].name, "index": index}
             image, mask = augmented["image"], augmented["mask"]
         if not mask.flags.writeable:
             mask = mask.copy()  # a mapped file; PyTorch wants to own what it is given

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCh
 
 from icnet.data.datamodule import EpochSampler, SegmentationDataModule, collate
 from icnet.data.dataset import SegmentationDataset
+from icnet.data.device_augmentation import WindowTransform
 from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
@@ -268,6 +269,26 @@ def test_run_that_broke_off_inside_a_step_resumes_with_that_step(
         _fit(_module(train, workers=workers), tmp_path, [saver], fail_at=7, **EPOCHS)
     resumed = _fit(_module(train, workers=workers), tmp_path, resume=tmp_path / "on_exception.ckpt", **EPOCHS)
     assert resumed.trained == whole.trained[7:]
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 2)])
+def test_augmented_on_the_device_a_run_sees_the_same_and_resumes_inside_an_epoch(
+    make_dataset: MakeDataset, tmp_path: Path, workers: int, accumulate: int
+) -> None:
+    host, device = (
+        make_dataset(SAMPLES, transform=transform)
+        for transform in (TrainTransform((16, 16), (16, 32)), WindowTransform(TrainTransform((16, 16), (16, 32))))
+    )
+    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
+    limits = {"accumulate_grad_batches": accumulate, **EPOCHS}
+    whole = _fit(_module(device, workers=workers), tmp_path, [saver], **limits)
+    like = _fit(_module(host), tmp_path, **limits)
+    assert [names for names, _ in whole.trained] == [names for names, _ in like.trained]
+    for (_, ours), (_, theirs) in zip(whole.trained, like.trained, strict=True):
+        assert abs(ours - theirs) <= 2 * BATCH * 3 * 16 * 16  # grey levels
+
+    resumed = _fit(_module(device, workers=workers), tmp_path, resume=tmp_path / "step=2.ckpt", **limits)
+    assert resumed.trained == whole.trained[2 * accumulate :]
 
 
 def test_no_sample_repeats_within_an_epoch(make_dataset: MakeDataset, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from icnet.config import DataConfig
 from icnet.data.base import SamplePaths
 from icnet.data.datamodule import SegmentationDataModule
+from icnet.data.device_augmentation import WindowTransform
 from icnet.data.packed import PackedSamples, SamplesInMemory
 from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
@@ -285,11 +286,12 @@ def test_the_cost_is_said_before_it_starts(tmp_path, samples, caplog):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["packed", "memory"])
-def test_batches_equal_those_from_files_in_mid_epoch_too(make_dataset, tmp_path, kind, workers):
+@pytest.mark.parametrize("augment_on", [lambda transform: transform, WindowTransform], ids=["host", "device"])
+def test_batches_equal_those_from_files_in_mid_epoch_too(make_dataset, tmp_path, augment_on, kind, workers):
     def module(cache):
         train, val = (
             make_dataset(7, transform=transform, seed=8)
-            for transform in (TrainTransform((16, 24), (16, 40), color_jitter=0.2), None)
+            for transform in (augment_on(TrainTransform((16, 24), (16, 40), color_jitter=0.2)), None)
         )
         for dataset in (train, val):
             if cache == "packed":
@@ -307,7 +309,7 @@ def test_batches_equal_those_from_files_in_mid_epoch_too(make_dataset, tmp_path,
         batches += list(loader)
         for sample in train.samples if cache else ():
             sample.image.with_suffix(".gone").rename(sample.image)
-        return batches
+        return [made.on_after_batch_transfer(batch, 0) for batch in batches]
 
     plain, cached = module(None), module(kind)
     assert len(plain) == len(cached) == 3 + 7 + 1
