@@ -1,5 +1,6 @@
 """Loading in batches, over several devices, resumable in the middle of an epoch."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from icnet.data import device_augmentation
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -80,6 +83,11 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "set data.eval_batch_size=1"
             )
     return default_collate(list(samples))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(_: int) -> None:
@@ -189,14 +197,38 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Decode what is cached, in the first process that comes; the others of a machine wait for it.
+        """Decode what is cached, in the first process that comes, while the others wait; say who loads with how much.
 
         Raises:
             UserError: A sample cannot be used, or there is not enough room.
         """
         for dataset in (self.train if stage == "fit" else None, self.val):
             if dataset is not None and dataset.cache is not None:
-                dataset.cache.pack(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+                dataset.cache.pack(_cores())
+        if not self.workers:
+            cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores; they take turns
+        if stage == "fit":
+            log.info("%s", self.loading(1 if self.trainer is None else self.trainer.num_devices))
+
+    def loading(self, devices: int) -> str:
+        """Say which processes load with how many threads, and why so many.
+
+        Args:
+            devices: How many train on this machine.
+        """
+        cores, threads = _cores(), torch.get_num_threads()
+        if not self.workers:
+            return (
+                f"data.workers=0: the training process loads by itself, between its steps, with the {threads} threads "
+                "that it computes with"
+            )
+        processes = self.workers * devices
+        crowded = f"; more than {cores} at once only help where files come slowly" if processes > cores else ""
+        return (
+            f"data.workers={self.workers}: {processes} processes load for {devices} device(s), each with 1 thread of "
+            f"OpenCV and PyTorch, as they share {cores} cores with each other and with the {threads} threads that "
+            f"each training process computes with{crowded}"
+        )
 
     @override
     def train_dataloader(self) -> DataLoader:

@@ -1,12 +1,17 @@
 """Order, sharding and resuming of the loaders."""
 
+import logging
+import random
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
@@ -14,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCh
 from icnet.data.datamodule import EpochSampler, SegmentationDataModule, collate
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.device_augmentation import WindowTransform
+from icnet.data.packed import PackedSamples, SamplesInMemory
 from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
@@ -170,6 +176,55 @@ def test_worker_keys_are_left_out_without_workers(make_dataset: MakeDataset) -> 
     assert (loader.num_workers, loader.persistent_workers, loader.prefetch_factor) == (1, True, 4)
 
 
+# Threads
+
+
+class _Threads:
+    """An augmentation whose images tell how many threads OpenCV and PyTorch use where it runs."""
+
+    def set_random_state(self, generator: np.random.Generator, shared: random.Random) -> None:
+        pass
+
+    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        counts = np.array([cv2.getNumThreads(), torch.get_num_threads(), 0], np.uint8)
+        return {"image": np.tile(counts, (2, 2, 1)), "mask": mask[:2, :2]}
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(7)
+    torch.set_num_threads(3)
+    yield
+    cv2.setNumThreads(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
+def test_who_loads_takes_no_more_threads_than_it_says(
+    make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture, workers: int, threads: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    module = _module(make_dataset(4, transform=_Threads()), workers=workers)
+    module.setup("fit")
+    for batch in module.train_dataloader():
+        assert batch["image"][0, :2, 0, 0].tolist() == [threads, threads]
+    if workers:
+        told = r"data\.workers=2: 2 processes load for 1 device\(s\), each with 1 thread of .* the 3 threads that"
+    else:
+        told = r"data\.workers=0: the training process loads by itself.* with the 3 threads that it computes with"
+    assert re.search(told, caplog.text)
+
+
+def test_more_loaders_than_cores_are_pointed_out(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnet.data.datamodule._cores", lambda: 8)
+    module = _module(make_dataset(2), workers=4)
+    assert "8 processes load for 2 device(s)" in module.loading(2)
+    assert "more than 8" not in module.loading(2)
+    assert module.loading(3).endswith("; more than 8 at once only help where files come slowly")
+
+
 # Resuming
 
 
@@ -269,6 +324,22 @@ def test_run_that_broke_off_inside_a_step_resumes_with_that_step(
         _fit(_module(train, workers=workers), tmp_path, [saver], fail_at=7, **EPOCHS)
     resumed = _fit(_module(train, workers=workers), tmp_path, resume=tmp_path / "on_exception.ckpt", **EPOCHS)
     assert resumed.trained == whole.trained[7:]
+
+
+@pytest.mark.parametrize("kind", ["packed", "memory"])
+def test_run_resumed_inside_an_epoch_from_decoded_samples_sees_the_rest_of_one_from_files(
+    make_dataset: MakeDataset, tmp_path: Path, kind: str
+) -> None:
+    plain, cached = (make_dataset(SAMPLES, transform=TrainTransform((16, 16), (16, 32))) for _ in range(2))
+    args = cached.samples, cached.decode
+    if kind == "packed":
+        cached.cache = PackedSamples(tmp_path / "packed", *args, cached.coding, "toys")
+    else:
+        cached.cache = SamplesInMemory(*args, "toys")
+    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
+    whole = _fit(_module(plain), tmp_path, [saver], **EPOCHS)
+    resumed = _fit(_module(cached, workers=2), tmp_path, resume=tmp_path / "step=3.ckpt", **EPOCHS)
+    assert resumed.trained == whole.trained[3:]
 
 
 @pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 2)])
