@@ -192,15 +192,15 @@ def _pack_slowly(folder, samples, marker):
     PackedSamples(folder, samples, slow, b"19", "toys").pack(1)
 
 
-def test_two_processes_at_once_decode_each_sample_once(tmp_path, samples):
+def test_eight_processes_at_once_decode_each_sample_once(tmp_path, samples):
     context = multiprocessing.get_context("fork")
     marker = tmp_path / "decoded.txt"
-    processes = [context.Process(target=_pack_slowly, args=(tmp_path / "packed", samples, marker)) for _ in range(3)]
+    processes = [context.Process(target=_pack_slowly, args=(tmp_path / "packed", samples, marker)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in processes] == [0] * 8
     assert sorted(marker.read_text().split()) == ["0", "1", "2", "3"]
     assert_equal(packed(tmp_path, samples), samples)
 
@@ -217,35 +217,43 @@ def test_killed_while_packing_it_goes_on(tmp_path, samples, monkeypatch):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+    (tmp_path / "packed" / f".a.image.npy.1{files.SUFFIX}").write_bytes(b"half")  # as by one that was killed in writing
     calls = []
     store = packed(tmp_path, samples, calls)
     store.pack(2)
     assert 1 <= len(calls) < len(samples)
+    assert not [path for path in (tmp_path / "packed").iterdir() if path.suffix == files.SUFFIX]
     assert_equal(store, samples)
 
 
-def test_a_full_disk_leaves_nothing_half_made_and_names_the_space(tmp_path, samples, monkeypatch):
+@pytest.mark.parametrize(
+    ("room", "needed"),
+    [
+        (0, 4 * (4 * 6 * 4)),  # four samples as large as the first
+        (5, 2 * (352 + 316) // 2),  # two as large as the mean file of the first two, headers of 128 bytes included
+    ],
+)
+def test_a_full_disk_leaves_nothing_half_made_and_names_the_space(tmp_path, samples, monkeypatch, room, needed):
     write_array, written = np.lib.format.write_array, []
 
     def fill(file, array, **kwargs):
         written.append(file.name)
-        if len(written) > 4:
+        if len(written) > room:
             file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         write_array(file, array, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(np.lib.format, "write_array", fill)
-        with pytest.raises(
-            UserError, match=r"no room for the rest of toys, train: about .* GiB are needed and .* free"
-        ):
+        told = rf"no room for the rest of toys, train: about {needed} bytes are needed and .* free"
+        with pytest.raises(UserError, match=told):
             packed(tmp_path, samples).pack(1)
     left = [path.name for path in (tmp_path / "packed").iterdir() if path.suffix == files.SUFFIX]
     assert left == []
     calls = []
     store = packed(tmp_path, samples, calls)
     store.pack(1)
-    assert 0 < len(calls) < len(samples)
+    assert len(calls) == len(samples) - room // 2
     assert_equal(store, samples)
 
 
@@ -279,7 +287,7 @@ def test_memory_that_does_not_suffice_is_refused(samples, monkeypatch):
 def test_the_cost_is_said_before_it_starts(tmp_path, samples, caplog):
     caplog.set_level(logging.INFO)
     packed(tmp_path, samples).pack(2)
-    told = r"toys, train: packing 4 of 4 samples into .*packed, about \d+\.\d GiB and \d+ s with 2 threads"
+    told = r"toys, train: packing 4 of 4 samples into .*packed, about 288 bytes and \d+ s with 2 threads"
     assert re.search(told, caplog.text)
     assert Path(tmp_path / "packed" / "index.json").is_file()
 
