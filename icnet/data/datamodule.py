@@ -218,16 +218,12 @@ class SegmentationDataModule(pl.LightningDataModule):
         """
         cores, threads = _cores(), torch.get_num_threads()
         if not self.workers:
-            return (
-                f"data.workers=0: the training process loads by itself, between its steps, with the {threads} threads "
-                "that it computes with"
-            )
+            return f"data.workers=0: this process loads by itself, between its steps, with its {threads} thread(s)"
         processes = self.workers * devices
         crowded = f"; more than {cores} at once only help where files come slowly" if processes > cores else ""
         return (
-            f"data.workers={self.workers}: {processes} processes load for {devices} device(s), each with 1 thread of "
-            f"OpenCV and PyTorch, as they share {cores} cores with each other and with the {threads} threads that "
-            f"each training process computes with{crowded}"
+            f"data.workers={self.workers}: {processes} processes load for {devices} device(s), with 1 thread each, as "
+            f"they share {cores} core(s) with each other and with {threads} thread(s) of each training process{crowded}"
         )
 
     @override

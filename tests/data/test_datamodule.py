@@ -211,9 +211,9 @@ def test_who_loads_takes_no_more_threads_than_it_says(
     for batch in module.train_dataloader():
         assert batch["image"][0, :2, 0, 0].tolist() == [threads, threads]
     if workers:
-        told = r"data\.workers=2: 2 processes load for 1 device\(s\), each with 1 thread of .* the 3 threads that"
+        told = r"data\.workers=2: 2 processes load for 1 device\(s\), with 1 thread each, as .* 3 thread\(s\) of each"
     else:
-        told = r"data\.workers=0: the training process loads by itself.* with the 3 threads that it computes with"
+        told = r"data\.workers=0: this process loads by itself, between its steps, with its 3 thread\(s\)"
     assert re.search(told, caplog.text)
 
 
