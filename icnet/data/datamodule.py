@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler, default_collate
 from typing_extensions import override
 
-from icnet.data import device_augmentation
 from icnet.data.dataset import SegmentationDataset
+from icnet.data.device_augmentation import WindowTransform, collate_windows, finish
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
 
@@ -74,7 +74,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     first = samples[0]
     if "window" in first:
-        return device_augmentation.collate_windows(samples)
+        return collate_windows(samples)
     for other in samples[1:]:
         if other["image"].shape != first["image"].shape:
             sizes = [f"{s['name']} is {s['image'].shape[2]}x{s['image'].shape[1]}" for s in (first, other)]
@@ -209,6 +209,8 @@ class SegmentationDataModule(pl.LightningDataModule):
             cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores; they take turns
         if stage == "fit":
             log.info("%s", self.loading(1 if self.trainer is None else self.trainer.num_devices))
+            if isinstance(getattr(self.train, "transform", None), WindowTransform) and not self._on_accelerator():
+                log.warning("data.augment_on=device takes longer than host where the device is a CPU, as it is here")
 
     def loading(self, devices: int) -> str:
         """Say which processes load with how many threads, and why so many.
@@ -269,7 +271,7 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        return device_augmentation.finish(batch)
+        return finish(batch)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -344,7 +344,11 @@ def test_run_resumed_inside_an_epoch_from_decoded_samples_sees_the_rest_of_one_f
 
 @pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 2)])
 def test_augmented_on_the_device_a_run_sees_the_same_and_resumes_inside_an_epoch(
-    make_dataset: MakeDataset, tmp_path: Path, workers: int, accumulate: int
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    workers: int,
+    accumulate: int,
 ) -> None:
     host, device = (
         make_dataset(SAMPLES, transform=transform)
@@ -360,6 +364,7 @@ def test_augmented_on_the_device_a_run_sees_the_same_and_resumes_inside_an_epoch
 
     resumed = _fit(_module(device, workers=workers), tmp_path, resume=tmp_path / "step=2.ckpt", **limits)
     assert resumed.trained == whole.trained[2 * accumulate :]
+    assert caplog.text.count("takes longer than host where the device is a CPU") == 2  # as it is in the two runs
 
 
 def test_no_sample_repeats_within_an_epoch(make_dataset: MakeDataset, tmp_path: Path) -> None:

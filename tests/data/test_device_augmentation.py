@@ -42,9 +42,7 @@ def _both(
     """Return the differences of (N, 3, H, W) images, and the masks of device and host."""
     sources = [_source(*shape, seed + n) for n, shape in enumerate(shapes)]
     ours = finish(_windows(transform, sources, seed))
-    theirs = [
-        _seeded(transform, seed + n)(image=image, mask=mask) for n, (image, mask) in enumerate(sources)
-    ]  # fmt: skip
+    theirs = [_seeded(transform, seed + n)(image=image, mask=mask) for n, (image, mask) in enumerate(sources)]
     images = torch.from_numpy(np.stack([sample["image"] for sample in theirs])).permute(0, 3, 1, 2)
     assert ours["image"].dtype == ours["mask"].dtype == torch.uint8
     assert ours["image"].shape == images.shape
