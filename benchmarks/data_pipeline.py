@@ -7,8 +7,8 @@ Files come from a Cityscapes folder, or are street scenes drawn into a temporary
 photographs and decode faster, so only a real folder tells what training will see. Files are in the page cache (the
 round before the first reads them). Every round serves the same images in the same order, each augmented anew: short
 side 512 to 2048, padding, crop 960x960, mirror, blur. Ours yields uint8, which the device normalises; "normalised" does
-that here as well, for what the reference yields is normalised. "packed" reads what ``data.cache=packed``
-keeps.
+that here as well, for what the reference yields is normalised. "packed" reads what ``data.cache=packed`` keeps; "for
+the device" is what ``data.augment_on=device`` leaves to a loader process, its copy into the batch included.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from benchmarks.reference import import_reference
 from icnet import factory
 from icnet.config import DataConfig
 from icnet.data import street
+from icnet.data.datamodule import collate
 from icnet.models.modules import ImageNormalizer
 
 
@@ -56,8 +57,10 @@ def measure(root: Path, title: str, packed: Path, samples: int, repeats: int, re
     """
     normalize = ImageNormalizer()
 
-    def loader(cache: str, normalized: bool = False) -> Callable[[int], None]:
-        config = DataConfig(name="cityscapes", root=str(root), cache=cache, cache_folder=str(packed))
+    def loader(cache: str, *, normalized: bool = False, augment_on: str = "host") -> Callable[[int], None]:
+        config = DataConfig(
+            name="cityscapes", root=str(root), cache=cache, cache_folder=str(packed), augment_on=augment_on
+        )
         module = factory.data_module(config, seed=0, batch_size=7)
         module.setup("fit")
         ours = module.train
@@ -65,9 +68,11 @@ def measure(root: Path, title: str, packed: Path, samples: int, repeats: int, re
 
         def load(turn: int) -> None:
             for i in range(samples):
-                image = ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]["image"]
+                sample = ours[i % len(ours), turn + 1 + 1000 * (i // len(ours))]
                 if normalized:
-                    normalize(image[None])
+                    normalize(sample["image"][None])
+                if augment_on == "device":
+                    collate([sample])
 
         return load
 
@@ -75,6 +80,7 @@ def measure(root: Path, title: str, packed: Path, samples: int, repeats: int, re
         "icnet, from files": loader("off"),
         "icnet, normalised": loader("off", normalized=True),
         "icnet, packed": loader("packed"),
+        "icnet, packed, for the device": loader("packed", augment_on="device"),
     }
     if reference:
         (dataset,) = import_reference(reference, "dataset:CityscapesDataset")

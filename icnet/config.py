@@ -134,6 +134,12 @@ class DataConfig(Keys, above="data."):
     color_jitter: float = key(
         0.0, "strength of changes of brightness, contrast and saturation", unit="0 = off", low=0, high=1
     )
+    augment_on: str = key(
+        "host",
+        "who scales, crops, flips, blurs and changes colours: host, the loader processes; device, whole batches there, "
+        "which rounds otherwise",
+        choices=("host", "device"),
+    )
     check: bool = key(
         True,
         "look at headers, validation files and some training labels before the first step; what is found is kept",

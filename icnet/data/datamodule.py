@@ -1,5 +1,6 @@
 """Loading in batches, over several devices, resumable in the middle of an epoch."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +15,11 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from typing_extensions import override
 
 from icnet.data.dataset import SegmentationDataset
+from icnet.data.device_augmentation import WindowTransform, collate_windows, finish
 from icnet.data.labels import ClassTable
 from icnet.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -62,12 +66,15 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack samples to a batch.
 
     Returns:
-        ``image`` (N, 3, H, W) uint8, ``mask`` (N, H, W) uint8, ``name`` list of str, ``index`` (N,) int64.
+        ``image`` (N, 3, H, W) uint8, ``mask`` (N, H, W) uint8, ``name`` list of str, ``index`` (N,) int64; of samples
+        that the device augments, see ``icnet.data.device_augmentation``.
 
     Raises:
         UserError: The images differ in size.
     """
     first = samples[0]
+    if "window" in first:
+        return collate_windows(samples)
     for other in samples[1:]:
         if other["image"].shape != first["image"].shape:
             sizes = [f"{s['name']} is {s['image'].shape[2]}x{s['image'].shape[1]}" for s in (first, other)]
@@ -76,6 +83,11 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "set data.eval_batch_size=1"
             )
     return default_collate(list(samples))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(_: int) -> None:
@@ -185,14 +197,36 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Decode what is cached, in the first process that comes; the others of a machine wait for it.
+        """Decode what is cached, in the first process that comes, while the others wait; say who loads with how much.
 
         Raises:
             UserError: A sample cannot be used, or there is not enough room.
         """
         for dataset in (self.train if stage == "fit" else None, self.val):
             if dataset is not None and dataset.cache is not None:
-                dataset.cache.pack(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+                dataset.cache.pack(_cores())
+        if not self.workers:
+            cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores; they take turns
+        if stage == "fit":
+            log.info("%s", self.loading(1 if self.trainer is None else self.trainer.num_devices))
+            if isinstance(getattr(self.train, "transform", None), WindowTransform) and not self._on_accelerator():
+                log.warning("data.augment_on=device takes longer than host where the device is a CPU, as it is here")
+
+    def loading(self, devices: int) -> str:
+        """Say which processes load with how many threads, and why so many.
+
+        Args:
+            devices: How many train on this machine.
+        """
+        cores, threads = _cores(), torch.get_num_threads()
+        if not self.workers:
+            return f"data.workers=0: this process loads by itself, between its steps, with its {threads} thread(s)"
+        processes = self.workers * devices
+        crowded = f"; more than {cores} at once only help where files come slowly" if processes > cores else ""
+        return (
+            f"data.workers={self.workers}: {processes} processes load for {devices} device(s), with 1 thread each, as "
+            f"they share {cores} core(s) with each other and with {threads} thread(s) of each training process{crowded}"
+        )
 
     @override
     def train_dataloader(self) -> DataLoader:
@@ -234,6 +268,10 @@ class SegmentationDataModule(pl.LightningDataModule):
     @override
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
+
+    @override
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        return finish(batch)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import mmap
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from rich.filesize import decimal
 
 from icnet.data.base import SamplePaths
 from icnet.data.parallel import in_threads
@@ -42,7 +44,6 @@ LOCK = "lock"
 VERSION = 2
 LONGEST_NAME = 200  # of a file, of the 255 bytes that file systems take, as others are added to it
 SAVE_EVERY = 5.0  # seconds between two states of the index while packing
-GIB = 2**30
 
 
 class PackedSamples:
@@ -72,8 +73,8 @@ class PackedSamples:
             UserError: If a file of it has gone or was cut off since it was packed.
         """
         try:
-            return np.load(self._image(index), mmap_mode="r"), np.load(self._mask(index), mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+            return _mapped(self._image(index)), _mapped(self._mask(index))
+        except (OSError, ValueError, TypeError):
             raise UserError(
                 f"{self._image(index)} or its mask is missing or damaged; delete both, to have them packed again"
             ) from None
@@ -106,6 +107,7 @@ class PackedSamples:
         missing = self._missing(stamps, index)
         if not missing:
             return
+        files.remove_unfinished(self.folder)
         started = time.perf_counter()
         first_bytes = self._pack_one(missing[0])
         index[self.samples[missing[0]].name] = stamps[missing[0]]
@@ -115,8 +117,8 @@ class PackedSamples:
             self._write_index(index)
             raise self._no_space(needed)
         log.info(
-            "%s: packing %d of %d samples into %s, about %.1f GiB and %.0f s with %d threads",
-            self.title, len(missing), len(self.samples), self.folder, needed / GIB, seconds, threads,
+            "%s: packing %d of %d samples into %s, about %s and %.0f s with %d threads",
+            self.title, len(missing), len(self.samples), self.folder, decimal(needed), seconds, threads,
         )  # fmt: skip
         saved = time.monotonic()
         try:
@@ -153,7 +155,7 @@ class PackedSamples:
         """Decode a sample and write its arrays; returns their bytes."""
         image, mask = self.decode(number)
         for path, array in ((self._image(number), image), (self._mask(number), mask)):
-            with files.atomic_file(path, sync=False) as file:
+            with files.atomic_file(path, sync=False, tidy=False) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
         return image.nbytes + mask.nbytes
 
@@ -192,13 +194,14 @@ class PackedSamples:
         index = self._read_index()
         done = [n for n, sample in enumerate(self.samples) if sample.name in index and self._image(n).exists()]
         sizes = [self._image(n).stat().st_size + self._mask(n).stat().st_size for n in done]
-        return round(sum(sizes) / max(len(sizes), 1)) * (len(self.samples) - len(done))
+        sizes = sizes or [sum(array.nbytes for array in self.decode(0))]
+        return sum(sizes) * (len(self.samples) - len(done)) // len(sizes)
 
     def _no_space(self, needed: int) -> UserError:
         free = shutil.disk_usage(self.folder).free
         return UserError(
-            f"{self.folder} has no room for the rest of {self.title}: about {needed / GIB:.1f} GiB are needed and "
-            f"{free / GIB:.1f} GiB free; make room, choose another folder with data.cache_folder, or data.cache=off"
+            f"{self.folder} has no room for the rest of {self.title}: about {decimal(needed)} are needed and "
+            f"{decimal(free)} free; make room, choose another folder with data.cache_folder, or data.cache=off"
         )
 
 
@@ -237,12 +240,26 @@ class SamplesInMemory:
         free = _free_memory()
         if free is not None and needed > free:
             raise UserError(
-                f"data.cache=memory needs about {needed / GIB:.1f} GiB for {self.title} and {free / GIB:.1f} GiB are "
-                "free; use data.cache=packed"
+                f"data.cache=memory needs about {decimal(needed)} for {self.title} and {decimal(free)} are free; use "
+                "data.cache=packed"
             )
-        log.info("%s: decoding %d samples into memory, about %.1f GiB", self.title, len(self.samples), needed / GIB)
+        log.info("%s: decoding %d samples into memory, about %s", self.title, len(self.samples), decimal(needed))
         numbers, title = range(len(self.samples)), f"reading {self.title}"
         self._decoded = list(in_threads(self.decode, numbers, title, progress=True, threads=threads))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Map an array's file into memory, as ``numpy.load`` does in four times the time.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It does not begin as an array's does.
+        TypeError: It is shorter than its array.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.ndarray(shape, dtype, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file.tell())
 
 
 def _file_name(sample: str) -> str:

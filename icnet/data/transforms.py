@@ -6,8 +6,9 @@ of a mirrored sample is at its left.
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -57,9 +58,9 @@ class RandomScaleCrop(A.DualTransform):
     @override
     def apply(self, img: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: object) -> np.ndarray:
         """Return the crop of an (H, W, 3) uint8 image, black where it reaches beyond the image."""
-        shown = self._shown(size)
+        shown = self.shown(size)
         (top, bottom, skip_y), (left, right, skip_x) = (
-            _bilinear_window(corner[axis], shown[axis], img.shape[axis], size[axis]) for axis in (0, 1)
+            bilinear_window(corner[axis], shown[axis], img.shape[axis], size[axis]) for axis in (0, 1)
         )
         fx, fy = size[1] / img.shape[1], size[0] / img.shape[0]
         window = cv2.resize(img[top:bottom, left:right], None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
@@ -70,14 +71,19 @@ class RandomScaleCrop(A.DualTransform):
         self, mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int], **params: object
     ) -> np.ndarray:
         """Return the crop of an (H, W) uint8 mask, 255 where it reaches beyond the mask."""
-        shown = self._shown(size)
-        rows, columns = (
-            (2 * np.arange(corner[axis], corner[axis] + shown[axis]) + 1) * mask.shape[axis] // (2 * size[axis])
-            for axis in (0, 1)
+        shown = self.shown(size)
+        (top, rows), (left, columns) = (
+            _relative(nearest_positions(corner[axis], shown[axis], mask.shape[axis], size[axis])) for axis in (0, 1)
         )
-        return self._pad(np.take(mask[rows], columns, axis=1), IGNORE_INDEX)
+        window = mask[top : top + rows[-1] + 1, left : left + columns[-1] + 1]
+        shrinks = len(rows) < len(window)
+        window = window.take(rows, 0) if shrinks else window
+        # Rows are copied whole and columns pixel by pixel, so columns are taken as rows of what is transposed.
+        window = cv2.transpose(cv2.transpose(window).take(columns, 0))
+        return self._pad(window if shrinks else window.take(rows, 0), IGNORE_INDEX)
 
-    def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
+    def shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return how many rows and columns of the crop show the image; the rest is padding."""
         return min(size[0], self.crop_size[0]), min(size[1], self.crop_size[1])
 
     def _pad(self, crop: np.ndarray, value: int) -> np.ndarray:
@@ -88,7 +94,28 @@ class RandomScaleCrop(A.DualTransform):
         return cv2.copyMakeBorder(crop, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=fill)
 
 
-def _bilinear_window(start: int, count: int, source: int, target: int) -> tuple[int, int, int]:
+def nearest_positions(start: int, count: int, source: int, target: int) -> np.ndarray:
+    """Return the source pixel of each pixel of a crop on one axis, by pixel centres: floor((2x + 1) source / 2 target).
+
+    Args:
+        start: First target pixel of the crop.
+        count: Target pixels of the crop.
+        source: Source pixels of the whole axis.
+        target: Target pixels of the whole axis.
+
+    Returns:
+        (count,) int64.
+    """
+    return (2 * np.arange(start, start + count) + 1) * source // (2 * target)
+
+
+def _relative(positions: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return the first of ascending positions, and all of them counted from there."""
+    first = int(positions[0])
+    return first, positions - first
+
+
+def bilinear_window(start: int, count: int, source: int, target: int) -> tuple[int, int, int]:
     """Find the source pixels from which one axis of a crop is resized.
 
     ``cv2.resize`` of a window samples as ``cv2.resize`` of the whole does if the window starts where a border of a
@@ -114,14 +141,26 @@ def _bilinear_window(start: int, count: int, source: int, target: int) -> tuple[
     return int(first[chosen]), last, start - int(origins[chosen])
 
 
-def train_transform(
-    crop_size: Sequence[int],
-    scale_range: Sequence[int] = (512, 2048),
-    flip: float = 0.5,
-    blur: float = 0.5,
-    color_jitter: float = 0.0,
-) -> A.Compose:
-    """Build the training augmentation.
+class Drawn(NamedTuple):
+    """What was drawn for a sample."""
+
+    size: tuple[int, int]
+    """(H, W) of the whole resized image."""
+    corner: tuple[int, int]
+    """First row and column of the crop in it."""
+    flip: bool
+    """Whether the crop is mirrored left and right."""
+    kernel: np.ndarray | None
+    """(K,) float64 weights of the blur, the same for rows and columns; None = no blur."""
+    jitter: Mapping[str, Any] | None
+    """Factors of ``brightness``, ``contrast`` and ``saturation``, and their ``order``; None = no colour changes."""
+
+
+class TrainTransform:
+    """The training augmentation, drawn by albumentations' transforms and applied without what surrounds them.
+
+    What is drawn and what comes out are, to the bit, those of an ``albumentations.Compose`` of ``steps``, without the
+    time of its checks and copies.
 
     Args:
         crop_size: (H, W) of a sample.
@@ -129,17 +168,60 @@ def train_transform(
         flip: Probability of mirroring left and right.
         blur: Probability of a Gaussian blur with a standard deviation from U(0, 1) pixels.
         color_jitter: Strength of changes of brightness, contrast and saturation, factors from 1 - s to 1 + s; 0 = off.
-
-    Returns:
-        A transform of ``image`` (H, W, 3) uint8 and ``mask`` (H, W) uint8.
     """
-    steps: list[A.BasicTransform] = [
-        RandomScaleCrop(crop_size, scale_range),
-        A.HorizontalFlip(p=flip),
-        A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, 1.0), p=blur),  # blur_limit 0: the kernel follows sigma
-    ]
-    if color_jitter:
-        steps.append(
-            A.ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter, hue=0.0, p=1.0)
-        )
-    return A.Compose(steps)
+
+    def __init__(
+        self,
+        crop_size: Sequence[int],
+        scale_range: Sequence[int] = (512, 2048),
+        flip: float = 0.5,
+        blur: float = 0.5,
+        color_jitter: float = 0.0,
+    ) -> None:
+        self.crop = RandomScaleCrop(crop_size, scale_range)
+        self.flip = A.HorizontalFlip(p=flip)
+        self.blur = A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, 1.0), p=blur)  # limit 0: the kernel follows sigma
+        jitter = (color_jitter, color_jitter, color_jitter, 0.0)
+        self.jitter = A.ColorJitter(*jitter, p=1.0) if color_jitter else None
+        self.set_random_state(np.random.default_rng(), random.Random())  # noqa: S311 (augmentation, not cryptography)
+
+    @property
+    def steps(self) -> list[A.BasicTransform]:
+        """The transforms in their order."""
+        return [self.crop, self.flip, self.blur, *([self.jitter] if self.jitter else [])]
+
+    def set_random_state(self, generator: np.random.Generator, shared: random.Random) -> None:
+        """Draw from these generators from now on."""
+        self._shared = shared
+        for step in self.steps:
+            step.set_random_state(generator, shared)
+
+    def draw(self, shape: Sequence[int]) -> Drawn:
+        """Draw what is done to an image of (H, W) pixels."""
+        self._shared.random()  # as Compose does, to decide whether anything is done at all
+        placed = self.crop.get_params_dependent_on_data({"shape": shape}, {})
+        flip = self.flip.should_apply()
+        kernel = self.blur.get_params_dependent_on_data({}, {})["kernel"] if self.blur.should_apply() else None
+        jitter = self.jitter.get_params() if self.jitter else None
+        return Drawn(placed["size"], placed["corner"], flip, kernel, jitter)
+
+    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Draw and apply.
+
+        Args:
+            image: (H, W, 3) uint8.
+            mask: (H, W) uint8.
+
+        Returns:
+            ``image`` and ``mask`` of the crop's size.
+        """
+        drawn = self.draw(image.shape[:2])
+        image = self.crop.apply(image, drawn.size, drawn.corner)
+        mask = self.crop.apply_to_mask(mask, drawn.size, drawn.corner)
+        if drawn.flip:
+            image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
+        if drawn.kernel is not None and len(drawn.kernel) > 1:  # one weight changes nothing and takes as long as seven
+            image = cv2.sepFilter2D(image, -1, drawn.kernel, drawn.kernel)
+        if self.jitter and drawn.jitter:
+            image = self.jitter.apply(image, **drawn.jitter)
+        return {"image": image, "mask": mask}

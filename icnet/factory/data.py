@@ -12,9 +12,10 @@ from icnet.config import DataConfig
 from icnet.data import DataSet, find_data_set
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.dataset import SegmentationDataset
+from icnet.data.device_augmentation import WindowTransform
 from icnet.data.fingerprint import fingerprint
 from icnet.data.packed import PackedSamples, SamplesInMemory
-from icnet.data.transforms import train_transform
+from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
 from icnet.run.results import DataFingerprint
 
@@ -129,9 +130,10 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
 
     height, width = data.crop_size
     smallest, largest = data.scale_range
-    augmentation = train_transform((height, width), (smallest, largest), data.flip, data.blur, data.color_jitter)
+    augmentation = TrainTransform((height, width), (smallest, largest), data.flip, data.blur, data.color_jitter)
+    transform = WindowTransform(augmentation) if data.augment_on == "device" else augmentation
     return SegmentationDataModule(
-        dataset(data.train_split, augmentation, data.train_samples) if batch_size else None,
+        dataset(data.train_split, transform, data.train_samples) if batch_size else None,
         dataset(data.val_split, None),
         batch_size=batch_size or 1,
         eval_batch_size=data.eval_batch_size,

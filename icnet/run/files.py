@@ -15,12 +15,14 @@ ABANDONED_SECONDS = 60  # an unfinished file that was not written to for so long
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = True, tidy: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` when the block has ended well; otherwise it is removed.
 
     Args:
         path: The file. Its folder is made if missing.
         sync: Whether to wait until the content is on the disk, so that a crash of the machine costs nothing either.
+        tidy: Whether to remove what killed processes left of the same file, which takes milliseconds in a folder of
+            thousands; see ``remove_unfinished``.
 
     Yields:
         The file, open for writing bytes.
@@ -41,7 +43,8 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
-    _remove_abandoned(path)
+    if tidy:
+        _remove_abandoned(path)
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
@@ -61,6 +64,13 @@ def is_being_written(path: Path) -> bool:
         return path.suffix == SUFFIX and time.time() - path.stat().st_mtime < ABANDONED_SECONDS
     except FileNotFoundError:  # renamed or removed in the meantime
         return True
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in a folder that no other process is writing to."""
+    for unfinished in folder.glob(f".*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -1,19 +1,26 @@
 """Order, sharding and resuming of the loaders."""
 
+import logging
+import random
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 
 from icnet.data.datamodule import EpochSampler, SegmentationDataModule, collate
 from icnet.data.dataset import SegmentationDataset
-from icnet.data.transforms import train_transform
+from icnet.data.device_augmentation import WindowTransform
+from icnet.data.packed import PackedSamples, SamplesInMemory
+from icnet.data.transforms import TrainTransform
 from icnet.errors import UserError
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 
@@ -71,7 +78,7 @@ def test_sampler_passes_over_what_is_done() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_have_contract_and_fixed_shape(make_dataset: MakeDataset, workers: int) -> None:
-    module = _module(make_dataset(SAMPLES, transform=train_transform((16, 24), (16, 40))), workers=workers)
+    module = _module(make_dataset(SAMPLES, transform=TrainTransform((16, 24), (16, 40))), workers=workers)
     batches = list(module.train_dataloader())
     assert len(batches) == STEPS == len(module.train_dataloader())
     for batch in batches:
@@ -81,7 +88,7 @@ def test_batches_have_contract_and_fixed_shape(make_dataset: MakeDataset, worker
 
 
 def test_samples_do_not_depend_on_worker_count(make_dataset: MakeDataset) -> None:
-    train = make_dataset(SAMPLES, transform=train_transform((16, 24), (16, 40), color_jitter=0.2), seed=8)
+    train = make_dataset(SAMPLES, transform=TrainTransform((16, 24), (16, 40), color_jitter=0.2), seed=8)
     none, two = (list(_module(train, workers=workers).train_dataloader()) for workers in (0, 2))
     for one, other in zip(none, two, strict=True):
         assert one["name"] == other["name"]
@@ -169,6 +176,55 @@ def test_worker_keys_are_left_out_without_workers(make_dataset: MakeDataset) -> 
     assert (loader.num_workers, loader.persistent_workers, loader.prefetch_factor) == (1, True, 4)
 
 
+# Threads
+
+
+class _Threads:
+    """An augmentation whose images tell how many threads OpenCV and PyTorch use where it runs."""
+
+    def set_random_state(self, generator: np.random.Generator, shared: random.Random) -> None:
+        pass
+
+    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        counts = np.array([cv2.getNumThreads(), torch.get_num_threads(), 0], np.uint8)
+        return {"image": np.tile(counts, (2, 2, 1)), "mask": mask[:2, :2]}
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(7)
+    torch.set_num_threads(3)
+    yield
+    cv2.setNumThreads(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
+def test_who_loads_takes_no_more_threads_than_it_says(
+    make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture, workers: int, threads: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    module = _module(make_dataset(4, transform=_Threads()), workers=workers)
+    module.setup("fit")
+    for batch in module.train_dataloader():
+        assert batch["image"][0, :2, 0, 0].tolist() == [threads, threads]
+    if workers:
+        told = r"data\.workers=2: 2 processes load for 1 device\(s\), with 1 thread each, as .* 3 thread\(s\) of each"
+    else:
+        told = r"data\.workers=0: this process loads by itself, between its steps, with its 3 thread\(s\)"
+    assert re.search(told, caplog.text)
+
+
+def test_more_loaders_than_cores_are_pointed_out(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnet.data.datamodule._cores", lambda: 8)
+    module = _module(make_dataset(2), workers=4)
+    assert "8 processes load for 2 device(s)" in module.loading(2)
+    assert "more than 8" not in module.loading(2)
+    assert module.loading(3).endswith("; more than 8 at once only help where files come slowly")
+
+
 # Resuming
 
 
@@ -246,7 +302,7 @@ SHORT = {"max_epochs": 4, "limit_train_batches": 3}
 def test_resumed_run_sees_the_rest_of_the_uninterrupted_one(
     make_dataset: MakeDataset, tmp_path: Path, limits: dict, saving: dict, step: int, workers: int
 ) -> None:
-    train = make_dataset(SAMPLES, transform=train_transform((16, 16), (16, 32)))
+    train = make_dataset(SAMPLES, transform=TrainTransform((16, 16), (16, 32)))
     saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **saving)
     whole = _fit(_module(train, workers=workers), tmp_path, [saver], **limits)
     per_epoch = limits.get("limit_train_batches", STEPS)
@@ -261,13 +317,54 @@ def test_resumed_run_sees_the_rest_of_the_uninterrupted_one(
 def test_run_that_broke_off_inside_a_step_resumes_with_that_step(
     make_dataset: MakeDataset, tmp_path: Path, workers: int
 ) -> None:
-    train = make_dataset(SAMPLES, transform=train_transform((16, 16), (16, 32)))
+    train = make_dataset(SAMPLES, transform=TrainTransform((16, 16), (16, 32)))
     whole = _fit(_module(train), tmp_path, **EPOCHS)
     saver = OnExceptionCheckpoint(tmp_path)
     with pytest.raises(RuntimeError, match="the machine stops"):
         _fit(_module(train, workers=workers), tmp_path, [saver], fail_at=7, **EPOCHS)
     resumed = _fit(_module(train, workers=workers), tmp_path, resume=tmp_path / "on_exception.ckpt", **EPOCHS)
     assert resumed.trained == whole.trained[7:]
+
+
+@pytest.mark.parametrize("kind", ["packed", "memory"])
+def test_run_resumed_inside_an_epoch_from_decoded_samples_sees_the_rest_of_one_from_files(
+    make_dataset: MakeDataset, tmp_path: Path, kind: str
+) -> None:
+    plain, cached = (make_dataset(SAMPLES, transform=TrainTransform((16, 16), (16, 32))) for _ in range(2))
+    args = cached.samples, cached.decode
+    if kind == "packed":
+        cached.cache = PackedSamples(tmp_path / "packed", *args, cached.coding, "toys")
+    else:
+        cached.cache = SamplesInMemory(*args, "toys")
+    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
+    whole = _fit(_module(plain), tmp_path, [saver], **EPOCHS)
+    resumed = _fit(_module(cached, workers=2), tmp_path, resume=tmp_path / "step=3.ckpt", **EPOCHS)
+    assert resumed.trained == whole.trained[3:]
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 2)])
+def test_augmented_on_the_device_a_run_sees_the_same_and_resumes_inside_an_epoch(
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    workers: int,
+    accumulate: int,
+) -> None:
+    host, device = (
+        make_dataset(SAMPLES, transform=transform)
+        for transform in (TrainTransform((16, 16), (16, 32)), WindowTransform(TrainTransform((16, 16), (16, 32))))
+    )
+    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
+    limits = {"accumulate_grad_batches": accumulate, **EPOCHS}
+    whole = _fit(_module(device, workers=workers), tmp_path, [saver], **limits)
+    like = _fit(_module(host), tmp_path, **limits)
+    assert [names for names, _ in whole.trained] == [names for names, _ in like.trained]
+    for (_, ours), (_, theirs) in zip(whole.trained, like.trained, strict=True):
+        assert abs(ours - theirs) <= 2 * BATCH * 3 * 16 * 16  # grey levels
+
+    resumed = _fit(_module(device, workers=workers), tmp_path, resume=tmp_path / "step=2.ckpt", **limits)
+    assert resumed.trained == whole.trained[2 * accumulate :]
+    assert caplog.text.count("takes longer than host where the device is a CPU") == 2  # as it is in the two runs
 
 
 def test_no_sample_repeats_within_an_epoch(make_dataset: MakeDataset, tmp_path: Path) -> None:

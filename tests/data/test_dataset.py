@@ -15,7 +15,7 @@ from icnet.data.dataset import SegmentationDataset
 from icnet.data.images import read_image
 from icnet.data.labels import CITYSCAPES_CLASSES, LABEL_ID_TO_TRAIN_ID, ClassTable, train_id_table
 from icnet.data.masks import read_mask
-from icnet.data.transforms import train_transform
+from icnet.data.transforms import Drawn, TrainTransform
 from icnet.errors import UserError
 
 MakeDataset = Callable[..., SegmentationDataset]
@@ -42,7 +42,7 @@ def test_number_of_classes_follows_table(make_dataset: MakeDataset) -> None:
 
 
 def test_same_key_gives_same_sample_in_any_order(make_dataset: MakeDataset) -> None:
-    dataset = make_dataset(3, transform=train_transform((16, 16), (16, 40), color_jitter=0.3), seed=5)
+    dataset = make_dataset(3, transform=TrainTransform((16, 16), (16, 40), color_jitter=0.3), seed=5)
     keys = [(index, epoch) for epoch in (0, 1) for index in range(3)]
     forward = {key: dataset[key] for key in keys}
     for key in reversed(keys):
@@ -53,17 +53,25 @@ def test_same_key_gives_same_sample_in_any_order(make_dataset: MakeDataset) -> N
 
 
 def test_other_seed_gives_other_sample(make_dataset: MakeDataset) -> None:
-    one, two = (make_dataset(1, transform=train_transform((16, 16), (16, 40)), seed=seed) for seed in (1, 2))
+    one, two = (make_dataset(1, transform=TrainTransform((16, 16), (16, 40)), seed=seed) for seed in (1, 2))
     assert not torch.equal(one[0]["image"], two[0]["image"])
 
 
-def test_flip_blur_and_scale_are_drawn_independently(make_dataset: MakeDataset) -> None:
-    dataset = make_dataset(1, transform=train_transform((16, 16), (24, 48)))
-    crop, flip, blur = dataset.transform.transforms
+def test_flip_blur_and_scale_are_drawn_independently(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(1, transform=TrainTransform((16, 16), (24, 48)))
     seen = set()
+    draw = dataset.transform.draw
+
+    def record(shape: tuple[int, int]) -> Drawn:
+        drawn = draw(shape)
+        seen.add((drawn.flip, drawn.kernel is not None, drawn.size[0] > 36))
+        return drawn
+
+    monkeypatch.setattr(dataset.transform, "draw", record)
     for epoch in range(80):
         dataset[0, epoch]
-        seen.add((bool(flip.params), bool(blur.params), crop.params["size"][0] > 36))
     assert len(seen) == 8
 
 
@@ -139,7 +147,7 @@ def test_no_label_file_gives_ignored_mask(make_dataset: MakeDataset) -> None:
         [SamplePaths("x", sample.image, None)],
         CITYSCAPES_CLASSES,
         LABEL_ID_TO_TRAIN_ID,
-        transform=train_transform((16, 16), (16, 40)),
+        transform=TrainTransform((16, 16), (16, 40)),
     )
     assert (unlabelled[0]["mask"] == 255).all()
 

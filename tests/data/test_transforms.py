@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from icnet.data.transforms import RandomScaleCrop, train_transform
+from icnet.data.transforms import A, RandomScaleCrop, TrainTransform
 
 IGNORE = 255
 
@@ -110,7 +110,7 @@ def test_short_side_and_corner_cover_their_ranges() -> None:
 def test_image_and_mask_stay_aligned() -> None:
     mask = np.kron(np.arange(18, dtype=np.uint8).reshape(3, 6), np.ones((30, 30), np.uint8))
     image = np.repeat(mask[..., None] * 10, 3, axis=2)
-    transform = train_transform((48, 48), (45, 180), blur=0.0)
+    transform = TrainTransform((48, 48), (45, 180), blur=0.0)
     for seed in range(30):
         transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = transform(image=image, mask=mask)
@@ -121,14 +121,14 @@ def test_image_and_mask_stay_aligned() -> None:
 
 def test_flip_mirrors_image_and_mask() -> None:
     image, mask = _noise(32, 32)
-    result = train_transform((32, 32), (32, 32), flip=1.0, blur=0.0)(image=image, mask=mask)
+    result = TrainTransform((32, 32), (32, 32), flip=1.0, blur=0.0)(image=image, mask=mask)
     np.testing.assert_array_equal(result["image"], image[:, ::-1])
     np.testing.assert_array_equal(result["mask"], mask[:, ::-1])
 
 
 def test_blur_and_jitter_leave_mask_alone() -> None:
     image, mask = _noise(32, 32)
-    transform = train_transform((32, 32), (32, 32), flip=0.0, blur=1.0, color_jitter=0.5)
+    transform = TrainTransform((32, 32), (32, 32), flip=0.0, blur=1.0, color_jitter=0.5)
     transform.set_random_state(np.random.default_rng(0), random.Random(0))
     result = transform(image=image, mask=mask)
     assert not np.array_equal(result["image"], image)
@@ -137,13 +137,28 @@ def test_blur_and_jitter_leave_mask_alone() -> None:
 
 def test_jitter_is_off_at_zero() -> None:
     image, mask = _noise(32, 32)
-    result = train_transform((32, 32), (32, 32), flip=0.0, blur=0.0, color_jitter=0.0)(image=image, mask=mask)
+    result = TrainTransform((32, 32), (32, 32), flip=0.0, blur=0.0, color_jitter=0.0)(image=image, mask=mask)
     np.testing.assert_array_equal(result["image"], image)
+
+
+@pytest.mark.parametrize("color_jitter", [0.0, 0.4])
+def test_draws_and_results_are_those_of_compose(color_jitter: float) -> None:
+    """Compose decides, checks and copies more, and so do its transforms; nothing of that may change a bit."""
+    ours = TrainTransform((40, 48), (20, 90), color_jitter=color_jitter)
+    theirs = A.Compose(TrainTransform((40, 48), (20, 90), color_jitter=color_jitter).steps)
+    for seed in range(60):
+        image, mask = _noise(int(30 + seed % 7), 64 - seed % 5, seed)
+        found = []
+        for transform in (ours, theirs):
+            transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            found.append(transform(image=image, mask=mask))
+        np.testing.assert_array_equal(found[0]["image"], found[1]["image"])
+        np.testing.assert_array_equal(found[0]["mask"], found[1]["mask"])
 
 
 def test_transform_survives_pickling() -> None:
     image, mask = _noise(32, 32)
-    transform = train_transform((16, 16), (16, 40))
+    transform = TrainTransform((16, 16), (16, 40))
     twin = pickle.loads(pickle.dumps(transform))  # noqa: S301 (as a spawned worker gets it)
     for each in (transform, twin):
         each.set_random_state(np.random.default_rng(3), random.Random(3))
