@@ -38,6 +38,8 @@ from icnet.factory.trainer import LOGGERS, SUMMARY_DEPTH, ModelTable, callbacks,
 from icnet.models import NETWORKS, Option
 from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
+from icnet.run.operations import costliest_operations
+from icnet.run.paths import RunPaths
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("amp", "data", "debug", "experiment", "hparams", "logger", "loss", "model", "optim", "scheduler", "trainer")
@@ -352,3 +354,9 @@ def test_profiler_leaves_its_trace_in_the_run_folder(script, small, tmp_path):
     assert done.status == 0, done.err
     assert list(tmp_path.glob("*.pt.trace.json"))
     assert "aten::" in next(tmp_path.glob("*profile*.txt")).read_text()
+    costliest = costliest_operations(RunPaths(tmp_path), 1000)
+    assert sum(operation.share for operation in costliest) == pytest.approx(1)
+    assert {"aten::convolution_backward", "aten::copy_"} <= {operation.name for operation in costliest}
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Costliest operations") < page.index(f'<th scope="row">{costliest[0].name}</th>')
+    assert costliest[5].name not in page

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.profilers import Profiler, PyTorchProfiler
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.model_summary import get_human_readable_count
 from rich import get_console
 from rich.table import Table
@@ -52,6 +52,7 @@ from icnet.training.callbacks.validation_schedule import PublishedValidationSche
 from icnet.training.callbacks.weight_average import ExponentialAverage
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.precision import precision_plugin
+from icnet.training.profiler import OperationsProfiler
 
 SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their layers
 
@@ -264,7 +265,7 @@ def lightning_trainer(
 
 def _profiler(config: TrainConfig) -> Profiler | None:
     wanted = config.trainer.profiler and config.trainer.accelerator != "npu"  # whose own is a callback
-    return PyTorchProfiler(config.output_dir, RunPaths(Path(config.output_dir)).profile.name) if wanted else None
+    return OperationsProfiler(RunPaths(Path(config.output_dir))) if wanted else None
 
 
 def limit(name: str, value: float | None, batches: int) -> float | int | None:

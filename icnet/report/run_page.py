@@ -11,6 +11,7 @@ from icnet.report.embed import pictures
 from icnet.report.plots import group
 from icnet.report.table import NO_RESULTS, REDUCED, Entry, is_synthetic, number, percent, rate, signed, tabulate
 from icnet.run.differences import changed
+from icnet.run.operations import costliest_operations
 from icnet.run.paths import RunPaths
 from icnet.run.reader import Run, read_run
 from icnet.run.results import Performance, Results, TrainingRecord
@@ -66,6 +67,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
         is_training=is_training,
         changed=changed(run),
         throughput=_throughput(run),
+        operations=_operations(paths),
         command=f"python {'train' if is_training else 'eval'}.py {shlex.join(run.argv)}" if run.argv else "",
         environment=_environment(run),
     )
@@ -211,6 +213,14 @@ def _throughput(run: Run) -> list[tuple[str, str]]:
     ]
     return [(label, f"{value:.2f}" if isinstance(value, float) else str(value)) for label, value in rows
             if value is not None]  # fmt: skip
+
+
+def _operations(paths: RunPaths) -> list[tuple[str, str, str, str]]:
+    """Return name, calls, milliseconds and share of what took most time, if somebody looked."""
+    return [
+        (operation.name, str(operation.calls), f"{operation.milliseconds:.1f}", f"{percent(operation.share)} %")
+        for operation in costliest_operations(paths)
+    ]
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:

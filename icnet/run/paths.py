@@ -77,6 +77,11 @@ class RunPaths:
         return self.folder / "profile"
 
     @property
+    def operations(self) -> Path:
+        """Table of what each operation took while Lightning's profiler watched."""
+        return self.folder / "operations.csv"
+
+    @property
     def pictures(self) -> Path:
         """Folder of image, label, prediction and error side by side."""
         return self.folder / "pictures"
