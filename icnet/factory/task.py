@@ -19,6 +19,7 @@ from icnet.factory.resuming import described_groups
 from icnet.models import network_class
 from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run.results import DataFingerprint
+from icnet.training.activation_checkpointing import check_activation_checkpointing, checkpoint_activations
 from icnet.training.freezing import check_parts
 from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.precision import check_precision
@@ -44,6 +45,8 @@ def resolve_task(config: TrainConfig) -> TrainConfig:
     kind = network_class(config.model.name)
     options = description(config.model, 1).options
     check_precision(config.amp.opt_level, config.amp.loss_scale, device_type(config.trainer))
+    if config.trainer.activation_checkpointing:
+        check_activation_checkpointing(kind, config.amp.opt_level, device_type(config.trainer))
     output_weights(config.loss, kind)
     check_parts(kind, config.optim.freeze)
     for side in config.data.crop_size:
@@ -170,5 +173,7 @@ def task(
     built = SegmentationTask(
         net, loss, classes, optimizer_factory(config.optim, config.scheduler), meta, frozen=config.optim.freeze
     )
+    if config.trainer.activation_checkpointing:
+        checkpoint_activations(net)
     check_training(config, net)
     return built

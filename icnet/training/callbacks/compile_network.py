@@ -1,0 +1,98 @@
+"""Compiling the network for its training, and going on without where that does not work."""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from typing_extensions import override
+
+from icnet.training.segmentation_task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+BACKENDS = {"npu": "npugraphs"}
+"""Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
+sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
+
+TOLERANCES = {"O0": 1e-3, "bf16": 0.05, "O1": 0.01, "O2": 0.01}
+"""Largest difference of a compiled step from an eager one, in units of the eager one's norm: a few units in the last
+place of what the level computes in, as they add up over a hundred layers."""
+
+
+class CompileNetwork(Callback):
+    """Compile the network as a whole, for training alone: validation has images of any size.
+
+    Once the device is known, a batch of noise passes forward and backward through both networks. The run goes on with
+    the compiled one if it gives the same outputs and gradients, and otherwise without, with one line that says why.
+    Parameters, running statistics and random numbers are then as they were, and checkpoints look the same.
+
+    Args:
+        batch_size: Images of a step on each device.
+        crop_size: Their size, (height, width).
+    """
+
+    def __init__(self, batch_size: int, crop_size: Sequence[int]) -> None:
+        self.shape = (batch_size, 3, *crop_size)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        level = getattr(trainer.precision_plugin, "opt_level", "O0")
+        device = pl_module.device.type
+        if device == "cpu" and level in {"O1", "O2"}:
+            log.warning("trainer.compile=true is left out: float16 is imitated on CPUs, operator by operator")
+            return
+        backend = BACKENDS.get(device, "inductor")
+        log.info("compiling the network with %s, which may take minutes", backend)
+        started = time.monotonic()
+        reason = self._try(trainer, pl_module, backend, TOLERANCES.get(level, TOLERANCES["bf16"]))
+        if reason:
+            pl_module.compiled = None
+            log.warning("trainer.compile=true is left out: %s", reason)
+        else:
+            log.info("compiled in %.0f s", time.monotonic() - started)
+
+    def _try(self, trainer: Trainer, task: SegmentationTask, backend: str, tolerance: float) -> str | None:
+        """Compile, and return what is wrong with it."""
+        noise = torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        image = noise.to(task.device)
+        with torch.random.fork_rng(device_type=task.device.type if task.device.type != "cpu" else "cuda"):
+            with _buffers_kept(task), trainer.precision_plugin.forward_context():
+                eager = _outputs_and_gradients(task, image)
+            try:
+                module: Any = torch.compile(task.net, backend=backend, dynamic=False)
+                task.compiled = module.forward  # not the module, which would be another home of all parameters
+                with _buffers_kept(task), trainer.precision_plugin.forward_context():
+                    compiled = _outputs_and_gradients(task, image)
+            except Exception as error:  # compilers fail in many ways, and each of them is no reason to stop
+                cause = getattr(error, "inner_exception", error)
+                lines = [line for line in str(cause).splitlines() if line.strip()]
+                return f"{backend} failed with {type(cause).__name__}: {lines[0] if lines else 'no message'}"
+        for what, ours, theirs in zip(("outputs", "gradients"), compiled, eager, strict=True):
+            difference = float((ours - theirs).norm() / theirs.norm())
+            if not difference <= tolerance:
+                return f"its {what} differ by {difference:.2g} of their norm from those without, allowed {tolerance}"
+        return None
+
+
+def _outputs_and_gradients(task: SegmentationTask, image: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = task(image)
+    flat = torch.cat([outputs[name].float().flatten() for name in task.criterion.weights])
+    parameters = [parameter for parameter in task.net.parameters() if parameter.requires_grad]
+    # Not by backward(), which would add to .grad and wake up DDP.
+    gradients = torch.autograd.grad(flat.square().mean(), parameters, allow_unused=True)
+    return flat.detach(), torch.cat([gradient.float().flatten() for gradient in gradients if gradient is not None])
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Any:
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
