@@ -90,7 +90,8 @@ def device_arguments(trainer: TrainerConfig, *, bucket_view: bool = True, static
     Args:
         trainer: The configuration.
         bucket_view: Whether gradients may lie in the buffers that DDP reduces, which saves their memory.
-        static_graph: Whether every step does the same, so that DDP need not look for it.
+        static_graph: Whether every step does the same, so that DDP need not look for it. Not used with accumulated
+            gradients: torch 2.13 fails in the first step whose gradients stay where they are.
 
     Raises:
         UserError: If the machine does not have the devices.
@@ -110,7 +111,7 @@ def _strategy(trainer: TrainerConfig, bucket_view: bool, static_graph: bool) -> 
     # Statistics of BatchNorm are shared by a callback instead: DDP would broadcast them in every forward, in
     # validation too, where ranks may have different numbers of batches and would wait for each other for ever.
     options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": bucket_view}
-    options["static_graph"] = static_graph
+    options["static_graph"] = static_graph and trainer.accumulate_grad_batches == 1
     several = world_size(trainer) > 1
     if trainer.accelerator == "npu":
         return npu.NPUDDPStrategy(**options) if several else npu.SingleNPUStrategy()
