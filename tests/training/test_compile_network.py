@@ -123,7 +123,7 @@ def wrong(graph, inputs):
     [
         (broken, "O0", "no compiler here"),
         (wrong, "O0", "its outputs differ by 1 of their norm from those without, allowed 0.001"),
-        ("nonsense", "O0", "nonsense failed with InvalidBackend"),
+        ("nonsense", "O0", "InvalidBackend: Invalid backend: 'nonsense'"),
         ("aot_eager", "O1", "float16 is imitated on CPUs"),
     ],
     ids=["failing", "wrong", "unknown", "imitated float16"],

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from icnet.training.segmentation_task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
+INDUCTOR = "inductor"
+
 BACKENDS = {"npu": "npugraphs"}
 """Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
 sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
@@ -22,6 +24,14 @@ sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on ha
 TOLERANCES = {"O0": 1e-3, "bf16": 0.05, "O1": 0.01, "O2": 0.01}
 """Largest difference of a compiled step from an eager one, in units of the eager one's norm: a few units in the last
 place of what the level computes in, as they add up over a hundred layers."""
+
+
+def compiled(net: nn.Module) -> Callable[[Tensor], Any]:
+    """Return what computes the same as ``net`` and is compiled when it is called first; ``net`` stays as it is."""
+    device = next(net.parameters()).device.type
+    module: Any = torch.compile(net, backend=BACKENDS.get(device, INDUCTOR), dynamic=False)
+    forward: Callable[[Tensor], Any] = module.forward  # a module would be another home of all parameters
+    return forward
 
 
 class CompileNetwork(Callback):
@@ -46,17 +56,17 @@ class CompileNetwork(Callback):
         if device == "cpu" and level in {"O1", "O2"}:
             log.warning("trainer.compile=true is left out: float16 is imitated on CPUs, operator by operator")
             return
-        backend = BACKENDS.get(device, "inductor")
+        backend = BACKENDS.get(device, INDUCTOR)
         log.info("compiling the network with %s, which may take minutes", backend)
         started = time.monotonic()
-        reason = self._try(trainer, pl_module, backend, TOLERANCES.get(level, TOLERANCES["bf16"]))
+        reason = self._try(trainer, pl_module, TOLERANCES.get(level, TOLERANCES["bf16"]))
         if reason:
             pl_module.compiled = None
             log.warning("trainer.compile=true is left out: %s", reason)
         else:
             log.info("compiled in %.0f s", time.monotonic() - started)
 
-    def _try(self, trainer: Trainer, task: SegmentationTask, backend: str, tolerance: float) -> str | None:
+    def _try(self, trainer: Trainer, task: SegmentationTask, tolerance: float) -> str | None:
         """Compile, and return what is wrong with it."""
         noise = torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         image = noise.to(task.device)
@@ -64,16 +74,15 @@ class CompileNetwork(Callback):
             with _buffers_kept(task), trainer.precision_plugin.forward_context():
                 eager = _outputs_and_gradients(task, image)
             try:
-                module: Any = torch.compile(task.net, backend=backend, dynamic=False)
-                task.compiled = module.forward  # not the module, which would be another home of all parameters
+                task.compiled = compiled(task.net)
                 with _buffers_kept(task), trainer.precision_plugin.forward_context():
-                    compiled = _outputs_and_gradients(task, image)
+                    ours = _outputs_and_gradients(task, image)
             except Exception as error:  # compilers fail in many ways, and each of them is no reason to stop
                 cause = getattr(error, "inner_exception", error)
                 lines = [line for line in str(cause).splitlines() if line.strip()]
-                return f"{backend} failed with {type(cause).__name__}: {lines[0] if lines else 'no message'}"
-        for what, ours, theirs in zip(("outputs", "gradients"), compiled, eager, strict=True):
-            difference = float((ours - theirs).norm() / theirs.norm())
+                return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
+        for what, one, other in zip(("outputs", "gradients"), ours, eager, strict=True):
+            difference = float((one - other).norm() / other.norm())
             if not difference <= tolerance:
                 return f"its {what} differ by {difference:.2g} of their norm from those without, allowed {tolerance}"
         return None
