@@ -21,9 +21,10 @@ BACKENDS = {"npu": "npugraphs"}
 """Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
 sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
 
-TOLERANCES = {"O0": 1e-3, "bf16": 0.05, "O1": 0.01, "O2": 0.01}
-"""Largest difference of a compiled step from an eager one, in units of the eager one's norm: a few units in the last
-place of what the level computes in, as they add up over a hundred layers."""
+TOLERANCES = {"O0": (1e-3, 1e-2)}
+LOW_PRECISION = (0.1, 0.5)
+"""Largest difference of a compiled network's outputs and gradients from its own, in units of their norm: of rounding in
+float32, and in anything else, where the gradients of ResNet-18's first step are 0.35 from those in float32 (bf16)."""
 
 
 def compiled(net: nn.Module) -> Callable[[Tensor], Any]:
@@ -59,14 +60,14 @@ class CompileNetwork(Callback):
         backend = BACKENDS.get(device, INDUCTOR)
         log.info("compiling the network with %s, which may take minutes", backend)
         started = time.monotonic()
-        reason = self._try(trainer, pl_module, TOLERANCES.get(level, TOLERANCES["bf16"]))
+        reason = self._try(trainer, pl_module, TOLERANCES.get(level, LOW_PRECISION))
         if reason:
             pl_module.compiled = None
             log.warning("trainer.compile=true is left out: %s", reason)
         else:
             log.info("compiled in %.0f s", time.monotonic() - started)
 
-    def _try(self, trainer: Trainer, task: SegmentationTask, tolerance: float) -> str | None:
+    def _try(self, trainer: Trainer, task: SegmentationTask, tolerances: tuple[float, float]) -> str | None:
         """Compile, and return what is wrong with it."""
         noise = torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         image = noise.to(task.device)
@@ -81,10 +82,10 @@ class CompileNetwork(Callback):
                 cause = getattr(error, "inner_exception", error)
                 lines = [line for line in str(cause).splitlines() if line.strip()]
                 return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
-        for what, one, other in zip(("outputs", "gradients"), ours, eager, strict=True):
+        for what, one, other, allowed in zip(("outputs", "gradients"), ours, eager, tolerances, strict=True):
             difference = float((one - other).norm() / other.norm())
-            if not difference <= tolerance:
-                return f"its {what} differ by {difference:.2g} of their norm from those without, allowed {tolerance}"
+            if not difference <= allowed:  # nor NaN, which inductor of torch 2.13 gives in bfloat16 on CPUs
+                return f"its {what} differ by {difference:.2g} of their norm from those without, allowed {allowed}"
         return None
 
 
