@@ -21,10 +21,11 @@ BACKENDS = {"npu": "npugraphs"}
 """Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
 sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
 
-TOLERANCES = {"O0": (1e-3, 1e-2)}
+TOLERANCES = {"O0": (1e-3, 0.05)}
 LOW_PRECISION = (0.1, 0.5)
 """Largest difference of a compiled network's outputs and gradients from its own, in units of their norm: of rounding in
-float32, and in anything else, where the gradients of ResNet-18's first step are 0.35 from those in float32 (bf16)."""
+float32, and in anything else. Seen with ResNet-18 on a CPU: 8e-6 and 0.005 in float32; bfloat16 itself, not compiled,
+is 0.04 and 0.35 from float32."""
 
 
 def compiled(net: nn.Module) -> Callable[[Tensor], Any]:
