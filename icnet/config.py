@@ -297,6 +297,12 @@ class TrainerConfig(Keys, above="trainer."):
     accumulate_grad_batches: int = key(1, "batches whose gradients make one step", low=1)
     gradient_clip_val: float = key(0.0, "largest norm of the gradient", unit="0 = off", low=0)
     sync_batchnorm: bool = key(False, "BatchNorm's statistics over all devices; ignored on one")
+    compile: bool = key(
+        False, "compile the network for the crop of training; where that fails the run goes on without and says why"
+    )
+    activation_checkpointing: bool = key(
+        False, "compute activations again in the backward pass: less memory, more time", affects_result=False
+    )
     deterministic: bool = key(False, "only algorithms that give the same bits again")
     limit_train_batches: float | None = key(
         None, "batches of an epoch", unit="null = all; up to 1.0 a share, above a count", values=LIMIT
@@ -407,6 +413,11 @@ class TrainConfig(Keys):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
+        if self.trainer.compile and self.trainer.activation_checkpointing:
+            raise UserError(
+                "trainer.compile=true and trainer.activation_checkpointing=true exclude each other: a compiled network "
+                "chooses by itself what it keeps; leave one of them out"
+            )
         if self.amp.opt_level == "O2" and self.callbacks.ema_decay:
             raise UserError("callbacks.ema_decay averages the weights, and at O2 they are float16; choose amp=o1")
         if self.callbacks.early_stop_patience and self.trainer.limit_val_batches == 0:

@@ -144,7 +144,7 @@ def test_keys_that_no_result_depends_on_are_declared_so():
     without = {name for name, field in declared(TrainConfig) if not field.metadata["affects_result"]}
     assert without == {
         "output_dir", "resume", "resume_changed_data", "skip_finished", "trainer.profiler", "trainer.progress_bar",
-        "trainer.log_every_n_steps",
+        "trainer.log_every_n_steps", "trainer.activation_checkpointing",
         "trainer.max_restarts", "trainer.rdzv_endpoint", "data.root", "data.classes", "data.images",
         "data.masks", "data.lists", "data.unlabelled", "data.workers", "data.pin_memory", "data.check", "data.cache",
         "data.cache_folder",

@@ -28,6 +28,14 @@ PRIVATE_NAMES = {
         "lightning 2.6.6",
         "DDPStrategy's wraps the model within a CUDA stream, which an NPU does not have",
     ),
+    ("training/callbacks/checkpoint_on_signal.py", "_broadcast_sigterm_tensor"): (
+        "lightning 2.6.6",
+        "with several devices the training loop reads a tensor from each before every batch; it has no switch for that",
+    ),
+    ("training/callbacks/weight_average.py", "_average_model"): (
+        "lightning 2.6.6",
+        "where WeightAveraging keeps the average, whose own update reads from the device",
+    ),
     ("training/position.py", "_batches_that_stepped"): (
         "lightning 2.6.6",
         "a key of the training loop's state in a checkpoint, the steps that loggers count by",

@@ -84,12 +84,14 @@ def device_type(trainer: TrainerConfig) -> str:
     return found.type if found else "cuda"
 
 
-def device_arguments(trainer: TrainerConfig, *, bucket_view: bool = True) -> dict[str, Any]:
+def device_arguments(trainer: TrainerConfig, *, bucket_view: bool = True, static_graph: bool = False) -> dict[str, Any]:
     """Return what tells Lightning's Trainer where to run.
 
     Args:
         trainer: The configuration.
         bucket_view: Whether gradients may lie in the buffers that DDP reduces, which saves their memory.
+        static_graph: Whether every step does the same, so that DDP need not look for it. Not used with accumulated
+            gradients: torch 2.13 fails in the first step whose gradients stay where they are.
 
     Raises:
         UserError: If the machine does not have the devices.
@@ -101,14 +103,15 @@ def device_arguments(trainer: TrainerConfig, *, bucket_view: bool = True) -> dic
         "accelerator": trainer.accelerator,
         "devices": trainer.devices if trainer.accelerator == "cpu" else indices,
         "num_nodes": trainer.num_nodes,
-        "strategy": _strategy(trainer, bucket_view),
+        "strategy": _strategy(trainer, bucket_view, static_graph),
     }
 
 
-def _strategy(trainer: TrainerConfig, bucket_view: bool) -> Strategy | str:
+def _strategy(trainer: TrainerConfig, bucket_view: bool, static_graph: bool) -> Strategy | str:
     # Statistics of BatchNorm are shared by a callback instead: DDP would broadcast them in every forward, in
     # validation too, where ranks may have different numbers of batches and would wait for each other for ever.
     options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": bucket_view}
+    options["static_graph"] = static_graph and trainer.accumulate_grad_batches == 1
     several = world_size(trainer) > 1
     if trainer.accelerator == "npu":
         return npu.NPUDDPStrategy(**options) if several else npu.SingleNPUStrategy()

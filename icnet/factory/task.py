@@ -19,9 +19,10 @@ from icnet.factory.resuming import described_groups
 from icnet.models import network_class
 from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run.results import DataFingerprint
+from icnet.training.activation_checkpointing import check_activation_checkpointing, checkpoint_activations
 from icnet.training.freezing import check_parts
-from icnet.training.optim import adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
-from icnet.training.precision import check_precision
+from icnet.training.optim import FUSED_ADAMW, adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
+from icnet.training.precision import OPT_LEVELS, check_precision
 from icnet.training.segmentation_task import SegmentationTask
 from icnet.version import __version__
 
@@ -44,6 +45,8 @@ def resolve_task(config: TrainConfig) -> TrainConfig:
     kind = network_class(config.model.name)
     options = description(config.model, 1).options
     check_precision(config.amp.opt_level, config.amp.loss_scale, device_type(config.trainer))
+    if config.trainer.activation_checkpointing:
+        check_activation_checkpointing(kind, config.amp.opt_level, device_type(config.trainer))
     output_weights(config.loss, kind)
     check_parts(kind, config.optim.freeze)
     for side in config.data.crop_size:
@@ -65,12 +68,14 @@ def _poly(optimizer: Optimizer, scheduler: SchedulerConfig, trainer: Trainer) ->
     return {"scheduler": poly(optimizer, total_steps(trainer), scheduler.power), "interval": "step"}
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig], Optimizer]] = {
-    "sgd": lambda groups, key: sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov),
-    "adamw": lambda groups, key: adamw(groups, (key.betas[0], key.betas[1]), key.weight_decay),
-    "npu_fused_sgd": lambda groups, key: npu_fused_sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov),
+OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig, bool], Optimizer]] = {
+    "sgd": lambda groups, key, fused: sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov),
+    "adamw": lambda groups, key, fused: adamw(groups, (key.betas[0], key.betas[1]), key.weight_decay, fused=fused),
+    "npu_fused_sgd": lambda groups, key, fused: npu_fused_sgd(
+        groups, key.momentum, key.weight_decay, nesterov=key.nesterov
+    ),
 }
-"""What ``optim.name`` may be, to what builds it from parameter groups."""
+"""What ``optim.name`` may be, to what builds it from parameter groups, and whether a fused kernel may step."""
 
 SCHEDULES: dict[str, Callable[[Optimizer, SchedulerConfig, Trainer], dict[str, Any] | None]] = {
     "cosine": _cosine,
@@ -80,13 +85,21 @@ SCHEDULES: dict[str, Callable[[Optimizer, SchedulerConfig, Trainer], dict[str, A
 """What ``scheduler.name`` may be, to what returns a ``lr_scheduler`` as Lightning takes it."""
 
 
-def optimizer_factory(optim: OptimConfig, scheduler: SchedulerConfig) -> Callable[[SegmentationTask], Any]:
-    """Return what builds the optimizer and its schedule once the length of the run is known."""
+def optimizer_factory(
+    optim: OptimConfig, scheduler: SchedulerConfig, *, scaled: bool = False
+) -> Callable[[SegmentationTask], Any]:
+    """Return what builds the optimizer and its schedule once the device and the length of the run are known.
+
+    Args:
+        optim: Which optimizer.
+        scheduler: Which schedule.
+        scaled: Whether gradients carry a loss scale when they are computed.
+    """
 
     def configure(task: SegmentationTask) -> dict[str, Any]:
         parts = task.net.backbone_parameters(), task.net.head_parameters()
         groups = parameter_groups(*parts, optim.lr, optim.head_lr_mult, optim.backbone_lr_mult)
-        optimizer = OPTIMIZERS[optim.name](groups, optim)
+        optimizer = OPTIMIZERS[optim.name](groups, optim, not scaled and task.device.type in FUSED_ADAMW)
         schedule = SCHEDULES[scheduler.name](optimizer, scheduler, task.trainer)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
@@ -167,8 +180,9 @@ def task(
         meta["class_weights"] = dict(zip(classes.names, class_weights, strict=True))
         shown = ", ".join(f"{name} {weight:.4g}" for name, weight in meta["class_weights"].items())
         log.info("loss.class_weights=%s: %s", config.loss.class_weights, shown)
-    built = SegmentationTask(
-        net, loss, classes, optimizer_factory(config.optim, config.scheduler), meta, frozen=config.optim.freeze
-    )
+    configure = optimizer_factory(config.optim, config.scheduler, scaled=OPT_LEVELS[config.amp.opt_level].scales)
+    built = SegmentationTask(net, loss, classes, configure, meta, frozen=config.optim.freeze)
+    if config.trainer.activation_checkpointing:
+        checkpoint_activations(net)
     check_training(config, net)
     return built

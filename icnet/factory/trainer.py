@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    RichModelSummary,
-    RichProgressBar,
-)
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, RichModelSummary
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.model_summary import get_human_readable_count
@@ -31,17 +26,20 @@ from icnet.factory.checking import data_warnings
 from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.network import model_title
+from icnet.models import network_class
 from icnet.run.paths import MLRUNS, TENSORBOARD, RunPaths
 from icnet.run.results import DataFingerprint, TrainingRecord
 from icnet.training.callbacks.ascend_logs import AscendLogs
 from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
 from icnet.training.callbacks.best_checkpoint import BestCheckpoint
 from icnet.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
+from icnet.training.callbacks.compile_network import CompileNetwork
 from icnet.training.callbacks.cost_estimate import CostEstimate
 from icnet.training.callbacks.early_stopping import ResumableEarlyStopping
 from icnet.training.callbacks.extreme_images import ExtremeImages
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
+from icnet.training.callbacks.progress_bar import ProgressBar
 from icnet.training.callbacks.resumed_length import ResumedLength
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
@@ -156,6 +154,8 @@ def callbacks(
         LossScaleMonitor(),
         TrainingResults(run.folder, about),
     ]
+    if trainer.compile:
+        built.append(CompileNetwork(trainer.batch_size, config.data.crop_size))
     if wanted.result_files:
         given = (wanted.result_files, trainer.batch_size, log_every_n_steps)
         built.append(AscendLogs(run.folder, config.model.name, *given))
@@ -174,7 +174,7 @@ def callbacks(
     if trainer.profiler and trainer.accelerator == "npu":
         built.append(npu.StepProfiler(run.profile))
     if trainer.progress_bar:
-        built += [RichProgressBar(), ModelTable(max_depth=SUMMARY_DEPTH)]
+        built += [ProgressBar(log_every_n_steps), ModelTable(max_depth=SUMMARY_DEPTH)]
     best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
@@ -240,7 +240,7 @@ def lightning_trainer(
     said = data_warnings(config, data) if config.data.check else None
     return Trainer(
         **trainer_arguments(trainer),
-        **device_arguments(trainer, bucket_view=not fused),
+        **device_arguments(trainer, bucket_view=not fused, static_graph=network_class(config.model.name).static_graph),
         default_root_dir=config.output_dir,
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,

@@ -37,6 +37,11 @@ class ICNet(SegmentationNetwork):
         "sub1": ("sub1.",), "backbone": ("backbone.",), "head": ("cff_24.", "cff_12.", "classifier.")
     }  # fmt: skip
 
+    stages: ClassVar[tuple[str, ...]] = (
+        "sub1", "backbone.stem", "backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4"
+    )  # fmt: skip
+    static_graph: ClassVar[bool] = True
+
     def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
         super().__init__(num_classes)
         self.sub1 = nn.Sequential(

@@ -55,6 +55,10 @@ class SegmentationNetwork(nn.Module):
         loss_weights: The training outputs' names, and the weight of each in the loss unless ``loss.weights`` says else.
         classifiers: How the names of those parameters begin whose shape depends on the number of classes.
         parts: What ``optim.freeze`` may name, and how the names of the modules in each begin, such as ``backbone.``.
+        stages: Modules that make up most of the memory of a training step, each behind the other:
+            ``trainer.activation_checkpointing`` keeps nothing but their inputs. They draw no random numbers.
+        static_graph: Whether a training step does the same whatever the images are and however often it was done, so
+            that DDP may rely on it.
         mean: Of the input, per RGB channel, for images scaled to 0-1.
         std: Likewise.
 
@@ -69,6 +73,8 @@ class SegmentationNetwork(nn.Module):
     loss_weights: ClassVar[Mapping[str, float]]
     classifiers: ClassVar[tuple[str, ...]] = ()
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    stages: ClassVar[tuple[str, ...]] = ()
+    static_graph: ClassVar[bool] = False
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
 

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, PolynomialLR
 
@@ -68,9 +70,45 @@ class _KeepsGradients:
             )
 
 
-def adamw(groups: list[dict[str, object]], betas: tuple[float, float], weight_decay: float) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
-    return AdamW(groups, betas=betas, weight_decay=weight_decay)
+FUSED_ADAMW = frozenset({"cpu"})
+"""Device types where AdamW over all of a parameter's values at once is faster than torch's choice: on 2 cores a step of
+28 million parameters takes 0.4 of the time. SGD gains nothing there; on GPUs and NPUs torch's choice, foreach, stays,
+as nothing else was measured."""
+
+
+def adamw(
+    groups: list[dict[str, object]], betas: tuple[float, float], weight_decay: float, *, fused: bool = False
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
+
+    Args:
+        groups: See ``parameter_groups``.
+        betas: Decay of the two averages.
+        weight_decay: Decay of the weights.
+        fused: Whether torch's fused kernel steps, to the same values up to rounding. It takes the gradients as they
+            are: none may be multiplied by a loss scale.
+    """
+    optimizer = AdamW(groups, betas=betas, weight_decay=weight_decay, fused=fused or None)
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+    optimizer.register_load_state_dict_post_hook(_lay_out_as_parameters)
+    return optimizer
+
+
+def _keep_implementation(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Let a checkpoint from another device say nothing about how this one computes."""
+    groups = [
+        {**saved, **{key: group[key] for key in ("foreach", "fused")}}
+        for saved, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    return {**state_dict, "param_groups": groups}
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give what a checkpoint brought the parameters' order in memory: the fused kernel goes by it, unasked."""
+    for param, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                state[name] = torch.empty_like(param).copy_(value)
 
 
 def warmup_cosine_factor(epoch: int, epochs: int, warmup: int) -> float:

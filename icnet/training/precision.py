@@ -101,6 +101,10 @@ class Bfloat16Autocast(MixedPrecision):
     def __init__(self, device_type: str) -> None:
         super().__init__("bf16-mixed", device_type)
 
+    @override
+    def clip_gradients(self, *args: Any, **kwargs: Any) -> None:
+        Precision.clip_gradients(self, *args, **kwargs)  # MixedPrecision's refuses fused optimizers for fear of scales
+
 
 class Float16Autocast(MixedPrecision):
     """O1: float32 weights, autocast to float16, scaled loss.

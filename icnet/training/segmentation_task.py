@@ -57,6 +57,7 @@ class SegmentationTask(LightningModule):
         self.val_loss = MeanMetric()
         self.ignore_index = ignore_index
         self.confusion: Tensor | None = None  # (C, C) of the last complete validation
+        self.compiled: Callable[[Tensor], Any] | None = None  # stands in for the network in training
         self._configure = configure
         self._frozen = tuple(frozen)
         freeze(net, self._frozen)
@@ -73,13 +74,14 @@ class SegmentationTask(LightningModule):
         normalized = self.normalize(image)
         if image.device.type in {"cpu", "cuda"}:  # faster there; NPUs arrange memory by themselves
             normalized = normalized.contiguous(memory_format=torch.channels_last)
-        return self.net(normalized)
+        net = self.compiled if self.compiled is not None and self.training else self.net
+        return net(normalized)
 
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         losses = self.criterion(self(batch["image"]), batch["mask"])
         for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch["image"]))
+            self.log(f"train/{name}", value.detach(), batch_size=len(batch["image"]))  # on the bar: ProgressBar
         return losses
 
     @override

@@ -119,6 +119,13 @@ def test_train_step_compares_with_the_reference(benchmark, clone):
     assert "first loss" in out
 
 
+def test_train_step_runs_variants_in_turns(benchmark):
+    out = benchmark("train_step", *TINY, *ONCE, "--optimizer", "adamw", "--also", "checkpointed", "foreach")
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == ["icnet", "checkpointed", "foreach"]
+    assert len({row.split("│")[-2] for row in rows}) == 1  # first loss
+
+
 def test_train_step_runs_alone(benchmark):
     assert "training step, resnet18, batch 2, 64x64" in benchmark("train_step", *TINY, *ONCE)
 

@@ -109,14 +109,19 @@ def test_averaged_weights_of_a_frozen_part_are_its_weights():
 
 def test_average_is_the_formula_and_what_does_not_change_keeps_its_bits():
     callback, net = ExponentialAverage(0.9), nn.Linear(3, 1, bias=False)
-    model = AveragedModel(net, **callback._kwargs)
+    callback._average_model = model = AveragedModel(net)
+    net.weight.data += 1  # the average begins with the first step's weights
     wanted = net.weight.detach().clone()
+    callback.on_train_start(SimpleNamespace(), net)
     for step in range(5):
         if step:
             net.weight.data[0, :2] += 1
             wanted[0, :2] = 0.9 * wanted[0, :2] + (1 - 0.9) * net.weight.data[0, :2]
-        model.update_parameters(net)
-    assert torch.equal(model.module.weight, wanted)
+        for _ in range(2):  # batches whose gradients are accumulated
+            callback.on_train_batch_end(SimpleNamespace(global_step=step + 1), net, None, None, 0)
+    torch.testing.assert_close(model.module.weight, wanted)
+    assert torch.equal(model.module.weight[0, 2], wanted[0, 2])
+    assert model.n_averaged == 5
     assert callback.state_key == "EMAWeightAveraging"
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -82,6 +84,37 @@ def test_adamw_decays_apart_from_the_gradient():
     optimizer.step()
     # First the decay, 1 - 0.1 * 0.5, then a whole step of 0.1 against the gradient, however large that is.
     assert weight.item() == pytest.approx(0.95 - 0.1)
+
+
+def adam_step(weight: nn.Parameter, *, fused: bool, loaded=None) -> torch.optim.Optimizer:
+    optimizer = adamw([{"params": [weight], "lr": 0.1}], betas=(0.8, 0.99), weight_decay=0.5, fused=fused)
+    if loaded:
+        optimizer.load_state_dict(loaded)
+    weight.grad = torch.linspace(-1, 1, weight.numel()).reshape(weight.shape).to(memory_format=torch.channels_last)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_checkpoint_of_another_device_and_order_in_memory_goes_on_alike(fused):
+    """The fused kernel of CPUs trusts that all tensors lie in one order, and is silently wrong where they do not."""
+    saved = adam_step(nn.Parameter(torch.ones(4, 3, 2, 2)), fused=not fused).state_dict()
+    saved["state"][0]["exp_avg"] = saved["state"][0]["exp_avg"].contiguous()
+    saved["state"][0]["exp_avg_sq"] = saved["state"][0]["exp_avg_sq"].contiguous()
+    results = []
+    for kind in (fused, False):
+        weight = nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last))
+        optimizer = adam_step(weight, fused=kind, loaded=copy.deepcopy(saved))
+        assert optimizer.param_groups[0]["fused"] is (True if kind else None)
+        results.append(weight.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_fused_adamw_takes_the_same_steps():
+    weights = [nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)) for _ in range(2)]
+    for weight, fused in zip(weights, (False, True), strict=True):
+        adam_step(weight, fused=fused)
+    torch.testing.assert_close(*weights)
 
 
 # ---------------------------------------------------------------- schedules

@@ -5,8 +5,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
 from typing_extensions import override
 
 log = logging.getLogger(__name__)
@@ -22,8 +24,9 @@ class CheckpointOnSignal(Callback):
 
     The handler only takes a note, and the run ends after a whole optimizer step: neither half-accumulated gradients nor
     half-updated weights are in any checkpoint. A second Ctrl-C does not wait, and saves nothing. Several processes get
-    the signal at different places, so after each step they ask each other for a note; Lightning's handler would send a
-    message from where the others may be waiting for gradients, and wait for ever.
+    the signal at different places, so after each step they ask each other for a note, from host to host, so that no
+    device has to finish first; Lightning's handler would send a message from where the others may be waiting for
+    gradients, and wait for ever.
 
     Args:
         path: ``last.ckpt``.
@@ -34,6 +37,7 @@ class CheckpointOnSignal(Callback):
         self._asked: int | None = None  # the signal's number
         self._stop = False  # agreed on by all ranks
         self._handlers: dict[signal.Signals, Any] = {}  # those before ours
+        self._hosts: Any = None  # the group in which they ask; None for the one that there is
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -41,6 +45,11 @@ class CheckpointOnSignal(Callback):
         for number in HEEDED:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._note)
+        if trainer.world_size > 1:
+            self._hosts = None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+            # Lightning asks too, by way of the devices and before every batch; its handler, which this is about, is not
+            # there any more.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
 
     def _note(self, number: int, frame: Any) -> None:
         if self._asked == number == signal.SIGINT:
@@ -56,8 +65,12 @@ class CheckpointOnSignal(Callback):
                 return
         elif (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        # Costs no wait for the device: Lightning's own question follows at once, at the start of the next step.
-        self._stop = trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False)
+        asked = self._asked is not None
+        if trainer.world_size > 1:
+            votes = torch.tensor(int(asked))
+            distributed.all_reduce(votes, distributed.ReduceOp.MAX, self._hosts)
+            asked = bool(votes)
+        self._stop = asked
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -99,3 +112,7 @@ class CheckpointOnSignal(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _ask_nobody() -> None:
+    pass

@@ -100,7 +100,8 @@ class SpeedMonitor(Callback):
         else:
             self.images_per_s = images / (now - self._since)  # something to show during warm-up
         self._since = now
-        pl_module.log("perf/images_per_s", self.images_per_s, prog_bar=True, batch_size=images)
+        speed = torch.tensor(self.images_per_s)  # on the CPU: Lightning would copy a number to the device, and wait
+        pl_module.log("perf/images_per_s", speed, prog_bar=True, batch_size=images)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

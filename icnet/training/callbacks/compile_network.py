@@ -1,0 +1,109 @@
+"""Compiling the network for its training, and going on without where that does not work."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from typing_extensions import override
+
+from icnet.training.segmentation_task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+INDUCTOR = "inductor"
+
+BACKENDS = {"npu": "npugraphs"}
+"""Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
+sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
+
+TOLERANCES = {"O0": (1e-3, 0.05)}
+LOW_PRECISION = (0.1, 0.5)
+"""Largest difference of a compiled network's outputs and gradients from its own, in units of their norm: of rounding in
+float32, and in anything else. Seen with ResNet-18 on a CPU: 8e-6 and 0.005 in float32; bfloat16 itself, not compiled,
+is 0.04 and 0.35 from float32."""
+
+
+def compiled(net: nn.Module) -> Callable[[Tensor], Any]:
+    """Return what computes the same as ``net`` and is compiled when it is called first; ``net`` stays as it is."""
+    device = next(net.parameters()).device.type
+    module: Any = torch.compile(net, backend=BACKENDS.get(device, INDUCTOR), dynamic=False)
+    forward: Callable[[Tensor], Any] = module.forward  # a module would be another home of all parameters
+    return forward
+
+
+class CompileNetwork(Callback):
+    """Compile the network as a whole, for training alone: validation has images of any size.
+
+    Once the device is known, a batch of noise passes forward and backward through both networks. The run goes on with
+    the compiled one if it gives the same outputs and gradients, and otherwise without, with one line that says why.
+    Parameters, running statistics and random numbers are then as they were, and checkpoints look the same.
+
+    Args:
+        batch_size: Images of a step on each device.
+        crop_size: Their size, (height, width).
+    """
+
+    def __init__(self, batch_size: int, crop_size: Sequence[int]) -> None:
+        self.shape = (batch_size, 3, *crop_size)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        level = getattr(trainer.precision_plugin, "opt_level", "O0")
+        device = pl_module.device.type
+        if device == "cpu" and level in {"O1", "O2"}:
+            log.warning("trainer.compile=true is left out: float16 is imitated on CPUs, operator by operator")
+            return
+        backend = BACKENDS.get(device, INDUCTOR)
+        log.info("compiling the network with %s, which may take minutes", backend)
+        started = time.monotonic()
+        reason = self._try(trainer, pl_module, TOLERANCES.get(level, LOW_PRECISION))
+        if reason:
+            pl_module.compiled = None
+            log.warning("trainer.compile=true is left out: %s", reason)
+        else:
+            log.info("compiled in %.0f s", time.monotonic() - started)
+
+    def _try(self, trainer: Trainer, task: SegmentationTask, tolerances: tuple[float, float]) -> str | None:
+        """Compile, and return what is wrong with it."""
+        noise = torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        image = noise.to(task.device)
+        with torch.random.fork_rng(device_type=task.device.type if task.device.type != "cpu" else "cuda"):
+            with _buffers_kept(task), trainer.precision_plugin.forward_context():
+                eager = _outputs_and_gradients(task, image)
+            try:
+                task.compiled = compiled(task.net)
+                with _buffers_kept(task), trainer.precision_plugin.forward_context():
+                    ours = _outputs_and_gradients(task, image)
+            except Exception as error:  # compilers fail in many ways, and each of them is no reason to stop
+                cause = getattr(error, "inner_exception", error)
+                lines = [line for line in str(cause).splitlines() if line.strip()]
+                return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
+        for what, one, other, allowed in zip(("outputs", "gradients"), ours, eager, tolerances, strict=True):
+            difference = float((one - other).norm() / other.norm())
+            if not difference <= allowed:  # nor NaN, which inductor of torch 2.13 gives in bfloat16 on CPUs
+                return f"its {what} differ by {difference:.2g} of their norm from those without, allowed {allowed}"
+        return None
+
+
+def _outputs_and_gradients(task: SegmentationTask, image: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = task(image)
+    flat = torch.cat([outputs[name].float().flatten() for name in task.criterion.weights])
+    parameters = [parameter for parameter in task.net.parameters() if parameter.requires_grad]
+    # Not by backward(), which would add to .grad and wake up DDP.
+    gradients = torch.autograd.grad(flat.square().mean(), parameters, allow_unused=True)
+    return flat.detach(), torch.cat([gradient.float().flatten() for gradient in gradients if gradient is not None])
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Any:
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
