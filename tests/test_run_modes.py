@@ -86,6 +86,7 @@ def test_performance_run_measures_and_writes_the_published_files(small, script, 
     assert speed["step_ms_p10"] <= speed["step_ms_median"] <= speed["step_ms_p90"]
     assert speed["images_per_s"] == pytest.approx(2 * 1000 / speed["step_ms_mean"])
     assert speed["peak_memory_mb"] > 100
+    assert f"nothing was validated; {speed['images_per_s']:.2f} images/s; a step of" in done.out
     told = lines(tmp_path / "ICNet_bs2_1p_perf.log")
     assert list(told) == PUBLISHED_KEYS
     assert (told["RankSize"], told["BatchSize"], told["CaseName"]) == ("1", "2", "ICNet_bs2_1p_perf")

@@ -55,6 +55,16 @@ class Performance:
     step_ms_p90: float | None = entry("a step: 90th percentile", "ms")
     data_wait_share: float | None = entry("share of the time in which the devices waited for data", "0-1")
 
+    def summary(self) -> str | None:
+        """Say in one line how fast it was; None if no step was timed."""
+        if not self.steps or self.step_ms_mean is None:
+            return None
+        spread = f"median {self.step_ms_median:.1f}, p10 {self.step_ms_p10:.1f}, p90 {self.step_ms_p90:.1f}"
+        return (
+            f"{self.images_per_s:.2f} images/s; a step of {self.step_ms_mean:.1f} ms ({spread}), "
+            f"{100 * (self.data_wait_share or 0):.0f} % of it waiting for data; {self.peak_memory_mb:.0f} MiB"
+        )
+
 
 @dataclass(kw_only=True)
 class SplitFingerprint:
@@ -140,7 +150,8 @@ class TrainingRecord(Results):
     def summary(self) -> str:
         """Say in one line what came out, and on which data."""
         if self.best_miou is None:
-            return f"{self.data}: nothing was validated"
+            speed = self.performance.summary() if self.performance else None
+            return f"{self.data}: nothing was validated" + (f"; {speed}" if speed else "")
         note = f" ({self.miou_note})" if self.miou_note else ""
         return f"{self.data}: best val/miou {self.best_miou:.4f} at epoch {self.best_epoch}{note}"
 

@@ -123,3 +123,14 @@ def test_value_of_another_type_is_named(tmp_path, text):
 
 def test_folder_without_results_has_none(tmp_path):
     assert read_results(tmp_path / "results.json") is None
+
+
+def test_run_without_validation_tells_its_speed():
+    speed = Performance(
+        steps=3, peak_memory_mb=1500.4, images_per_s=12.345, step_ms_mean=150.04, step_ms_median=149.96,
+        step_ms_p10=140, step_ms_p90=161.25, data_wait_share=0.026,
+    )  # fmt: skip
+    told = "street: nothing was validated; 12.35 images/s; a step of 150.0 ms (median 150.0, p10 140.0, p90 161.2), "
+    assert TrainingRecord(data="street", performance=speed).summary() == f"{told}3 % of it waiting for data; 1500 MiB"
+    for unmeasured in (None, Performance(steps=0, peak_memory_mb=1.0)):
+        assert TrainingRecord(data="street", performance=unmeasured).summary() == "street: nothing was validated"
