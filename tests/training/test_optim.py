@@ -123,6 +123,27 @@ def test_fused_adamw_takes_the_same_steps():
     torch.testing.assert_close(*weights)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_fused_sgd_takes_the_same_steps_and_goes_on_where_another_part_was_frozen(nesterov):
+    results = []
+    for fused in (False, True):
+        weights = [nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)) for _ in range(2)]
+        saved = None
+        for trained in (weights[:1], weights):  # the second was frozen at first
+            options = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": nesterov, "fused": fused}
+            optimizer = sgd([{"params": weights, "lr": 0.1}], **options)
+            if saved:
+                optimizer.load_state_dict(saved)
+            for _ in range(2):
+                for weight in trained:
+                    weight.grad = torch.linspace(-1, 1, weight.numel()).reshape(4, 2, 2, 3).permute(0, 3, 1, 2)
+                optimizer.step()
+            saved = copy.deepcopy(optimizer.state_dict())
+            saved["state"][0]["momentum_buffer"] = saved["state"][0]["momentum_buffer"].contiguous()
+        results.append([weight.detach() for weight in weights])
+    torch.testing.assert_close(results[0], results[1])
+
+
 @pytest.mark.filterwarnings("ignore:.*:")
 def test_fused_adamw_is_clipped_in_bfloat16(tmp_path):
     class Norms(Callback):
