@@ -30,7 +30,7 @@ from icnet.data.street import draw_scene
 from icnet.models.published import from_reference
 from icnet.training.activation_checkpointing import checkpoint_activations
 from icnet.training.callbacks.compile_network import compiled
-from icnet.training.optim import FUSED_ADAMW, adamw, parameter_groups, sgd
+from icnet.training.optim import FUSED, adamw, parameter_groups, sgd
 from icnet.training.segmentation_task import SegmentationTask
 
 KINDS = {
@@ -145,9 +145,9 @@ def training_step(
     """
     device = next(iter(groups[0]["params"])).device.type  # type: ignore[call-overload]
     if name == "adamw":
-        optimizer = adamw(groups, (0.9, 0.999), 1e-4, fused=device in FUSED_ADAMW)
+        optimizer = adamw(groups, (0.9, 0.999), 1e-4, fused=device in FUSED)
     else:
-        optimizer = sgd(groups, 0.9, 1e-4, nesterov=False)
+        optimizer = sgd(groups, 0.9, 1e-4, nesterov=False, fused=device in FUSED)
     for group in optimizer.param_groups:
         group.update(kind or {})
     for group in optimizer.param_groups:

@@ -21,7 +21,7 @@ from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run.results import DataFingerprint
 from icnet.training.activation_checkpointing import check_activation_checkpointing, checkpoint_activations
 from icnet.training.freezing import check_parts
-from icnet.training.optim import FUSED_ADAMW, adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
+from icnet.training.optim import FUSED, adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.precision import OPT_LEVELS, check_precision
 from icnet.training.segmentation_task import SegmentationTask
 from icnet.version import __version__
@@ -69,7 +69,7 @@ def _poly(optimizer: Optimizer, scheduler: SchedulerConfig, trainer: Trainer) ->
 
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig, bool], Optimizer]] = {
-    "sgd": lambda groups, key, fused: sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov),
+    "sgd": lambda groups, key, fused: sgd(groups, key.momentum, key.weight_decay, nesterov=key.nesterov, fused=fused),
     "adamw": lambda groups, key, fused: adamw(groups, (key.betas[0], key.betas[1]), key.weight_decay, fused=fused),
     "npu_fused_sgd": lambda groups, key, fused: npu_fused_sgd(
         groups, key.momentum, key.weight_decay, nesterov=key.nesterov
@@ -99,7 +99,8 @@ def optimizer_factory(
     def configure(task: SegmentationTask) -> dict[str, Any]:
         parts = task.net.backbone_parameters(), task.net.head_parameters()
         groups = parameter_groups(*parts, optim.lr, optim.head_lr_mult, optim.backbone_lr_mult)
-        optimizer = OPTIMIZERS[optim.name](groups, optim, not scaled and task.device.type in FUSED_ADAMW)
+        fused = not scaled and task.device.type in FUSED and task.net.static_graph
+        optimizer = OPTIMIZERS[optim.name](groups, optim, fused)
         schedule = SCHEDULES[scheduler.name](optimizer, scheduler, task.trainer)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 

@@ -2,11 +2,17 @@ import copy
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim import SGD, AdamW
+from torch.utils.data import DataLoader
 
 from icnet.models.icnet import ICNet
+from icnet.training.losses import CascadeLoss
 from icnet.training.optim import adamw, parameter_groups, poly, seek, sgd, warmup_cosine, warmup_cosine_factor
+from icnet.training.precision import precision_plugin
+from icnet.training.segmentation_task import SegmentationTask
+from tests.training.test_compile_network import CLASSES, Small, batches
 
 # Worked out by hand from the recipe: (e + 1) / 4 for e < 3, then 0.5 (1 + cos(pi (e - 3) / 197)) for 200 epochs.
 FACTORS_OF_200 = {
@@ -115,6 +121,51 @@ def test_fused_adamw_takes_the_same_steps():
     for weight, fused in zip(weights, (False, True), strict=True):
         adam_step(weight, fused=fused)
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_fused_sgd_takes_the_same_steps_and_goes_on_where_another_part_was_frozen(nesterov):
+    results = []
+    for fused in (False, True):
+        weights = [nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)) for _ in range(2)]
+        saved = None
+        for trained in (weights[:1], weights):  # the second was frozen at first
+            options = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": nesterov, "fused": fused}
+            optimizer = sgd([{"params": weights, "lr": 0.1}], **options)
+            if saved:
+                optimizer.load_state_dict(saved)
+            for _ in range(2):
+                for weight in trained:
+                    weight.grad = torch.linspace(-1, 1, weight.numel()).reshape(4, 2, 2, 3).permute(0, 3, 1, 2)
+                optimizer.step()
+            saved = copy.deepcopy(optimizer.state_dict())
+            saved["state"][0]["momentum_buffer"] = saved["state"][0]["momentum_buffer"].contiguous()
+        results.append([weight.detach() for weight in weights])
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*:")
+def test_fused_adamw_is_clipped_in_bfloat16(tmp_path):
+    class Norms(Callback):
+        def __init__(self) -> None:
+            self.norms: list[float] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            gradients = [parameter.grad.flatten() for parameter in pl_module.net.parameters()]
+            self.norms.append(torch.cat(gradients).norm().item())
+
+    norms = Norms()
+    task = SegmentationTask(
+        Small(3), CascadeLoss(Small.loss_weights, ignore_index=255), CLASSES,
+        lambda task: adamw([{"params": task.net.parameters(), "lr": 0.1}], (0.9, 0.999), 0.0, fused=True), {},
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, gradient_clip_val=0.01, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, callbacks=[norms],
+        plugins=[precision_plugin("bf16", 1, "cpu")],
+    )  # fmt: skip
+    trainer.fit(task, DataLoader(batches(2), batch_size=None))
+    assert norms.norms == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
 # ---------------------------------------------------------------- schedules
