@@ -3,13 +3,17 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from icnet.models.checkpoints import load_file
+from tests.conftest import Outcome
 
+ROOT = Path(__file__).parents[2]
 SEARCHED = ["optim.lr", "optim.weight_decay", "optim.head_lr_mult", "loss.sub4_weight"]
 pytestmark = pytest.mark.slow
 TOO_LARGE = "trainer.batch_size=7"  # of 6 samples: such a trial fails before it trains
@@ -162,12 +166,18 @@ def test_search_in_one_run_asks_for_multirun(search, script, tmp_path):
          "run 'pip install hydra-joblib-launcher'"),
     ],
 )  # fmt: skip
-def test_missing_plugin_is_named_with_what_to_install(process, tmp_path, word, line):
+def test_missing_plugin_is_named_with_what_to_install(tmp_path, word, line):
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "__init__.py").touch()  # hides those that are installed
     hidden = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = process("train", "-m", word, "optim.lr=0.1,0.2", cwd=tmp_path, env=hidden)
+
+    def train(*words: str) -> Outcome:  # by a Python that has not loaded them yet
+        command = [sys.executable, str(ROOT / "train.py"), *words]
+        done = subprocess.run(command, cwd=tmp_path, env=hidden, capture_output=True, text=True, check=False)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    done = train("-m", word, "optim.lr=0.1,0.2")
     assert (done.status, done.out) == (2, "")
     assert done.error.endswith(line)
     assert done.err.count("\n") == 1
-    assert process("train", "--help", cwd=tmp_path, env=hidden).status == 0
+    assert train("--help").status == 0

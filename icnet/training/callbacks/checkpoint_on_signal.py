@@ -14,6 +14,8 @@ from typing_extensions import override
 log = logging.getLogger(__name__)
 
 HEEDED = (signal.SIGTERM, signal.SIGINT)
+DEVICES_ASK = {"npu"}
+"""Where ranks can only talk by way of their devices: torch_npu 2.13 makes no gloo group beside one bound to NPUs."""
 
 
 class CheckpointOnSignal(Callback):
@@ -24,9 +26,9 @@ class CheckpointOnSignal(Callback):
 
     The handler only takes a note, and the run ends after a whole optimizer step: neither half-accumulated gradients nor
     half-updated weights are in any checkpoint. A second Ctrl-C does not wait, and saves nothing. Several processes get
-    the signal at different places, so after each step they ask each other for a note, from host to host, so that no
-    device has to finish first; Lightning's handler would send a message from where the others may be waiting for
-    gradients, and wait for ever.
+    the signal at different places, so after each step they ask each other for a note, from host to host (but on NPUs),
+    so that no device has to finish first; Lightning's handler would send a message from where the others may be waiting
+    for gradients, and wait for ever.
 
     Args:
         path: ``last.ckpt``.
@@ -38,6 +40,7 @@ class CheckpointOnSignal(Callback):
         self._stop = False  # agreed on by all ranks
         self._handlers: dict[signal.Signals, Any] = {}  # those before ours
         self._hosts: Any = None  # the group in which they ask; None for the one that there is
+        self._hosts_ask = False  # from host to host, rather than by way of the devices
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,7 +48,8 @@ class CheckpointOnSignal(Callback):
         for number in HEEDED:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._note)
-        if trainer.world_size > 1:
+        self._hosts_ask = trainer.world_size > 1 and pl_module.device.type not in DEVICES_ASK
+        if self._hosts_ask:
             self._hosts = None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
             # Lightning asks too, by way of the devices and before every batch; its handler, which this is about, is not
             # there any more.
@@ -66,10 +70,12 @@ class CheckpointOnSignal(Callback):
         elif (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         asked = self._asked is not None
-        if trainer.world_size > 1:
+        if self._hosts_ask:
             votes = torch.tensor(int(asked))
             distributed.all_reduce(votes, distributed.ReduceOp.MAX, self._hosts)
             asked = bool(votes)
+        elif trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         self._stop = asked
 
     @override
