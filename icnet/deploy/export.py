@@ -28,7 +28,6 @@ from icnet.deploy.trained_network import Network, trained_on
 from icnet.deploy.verify import Agreement, sample_images, verify_onnx
 from icnet.errors import UserError
 from icnet.models.folding import fold_batchnorm
-from icnet.models.integrity import sha256
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run import files
@@ -175,7 +174,7 @@ def describe(model: Network) -> dict[str, str]:
         "data": json.dumps(public_description(meta.get("data") or {})),
         "data_title": trained_on(meta),
         "checkpoint": model.checkpoint.path.name,
-        "checkpoint_sha256": sha256(model.checkpoint.path),
+        "checkpoint_sha256": model.checkpoint.sha256,
     }
 
 

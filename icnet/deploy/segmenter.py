@@ -21,6 +21,10 @@ class Segmenter(nn.Module, ABC):
         meta: What is known about the model: a checkpoint's description or an ``.onnx`` file's metadata.
         path: The file it came from; None if it was built in memory.
 
+    Attributes:
+        sha256: The file's SHA-256 as hexadecimal digits, from when an evaluation opened it: a training may write
+            another one meanwhile. Empty otherwise.
+
     Shape:
         (N, 3, H, W) uint8 RGB to (N, C, H, W) floating point logits on the image's device.
     """
@@ -42,6 +46,7 @@ class Segmenter(nn.Module, ABC):
         self.classes = classes
         self.meta = meta
         self.path = path
+        self.sha256 = ""
 
     @classmethod
     @abstractmethod

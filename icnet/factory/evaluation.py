@@ -19,7 +19,7 @@ from icnet.deploy.scoring import EvaluationTask
 from icnet.errors import UserError
 from icnet.factory.data import data_fingerprint, data_set, data_title, prepare_data
 from icnet.factory.devices import device_arguments, group_plugins
-from icnet.factory.trainer import limit, trainer_arguments, validation_batches
+from icnet.factory.trainer import limit, quiet_lightning, trainer_arguments, validation_batches
 from icnet.models.integrity import sha256
 from icnet.run.differences import data_changes
 from icnet.run.environment import environment
@@ -76,7 +76,12 @@ def open_evaluated(config: EvalConfig) -> Segmenter:
     """
     ready = _opened.pop(str(config.ckpt), None)
     _opened.clear()  # of an evaluation that took place in other processes, or did not
-    return ready or open_segmenter(Path(config.ckpt or ""), torch.device("cpu"))  # Lightning moves it to its device
+    if ready:
+        return ready
+    path = Path(config.ckpt or "")
+    segmenter = open_segmenter(path, torch.device("cpu"))  # Lightning moves it to its device
+    segmenter.sha256 = sha256(path)
+    return segmenter
 
 
 def evaluation_data(config: EvalConfig, segmenter: Segmenter) -> DataConfig:
@@ -158,6 +163,7 @@ def evaluation_trainer(config: EvalConfig, data: SegmentationDataModule) -> Trai
     callbacks: list[Callback] = [RichProgressBar()] if config.trainer.progress_bar else []
     if config.extremes:
         callbacks.append(ExtremeImages(RunPaths(Path(config.output_dir)).extremes, config.extremes, data.classes))
+    quiet_lightning()
     return Trainer(
         **trainer_arguments(config.trainer),
         **device_arguments(config.trainer),
@@ -182,11 +188,10 @@ def evaluation_results(
         task: What measured.
         device: Where it took place.
     """
-    path = Path(config.ckpt or "")
     return replace(
         task.scores,
-        ckpt=str(path),
-        ckpt_sha256=sha256(path),
+        ckpt=str(Path(config.ckpt or "")),
+        ckpt_sha256=task.segmenter.sha256,
         runtime=task.segmenter.runtime,
         data=data_title(data),
         synthetic=data_set(data).synthetic,

@@ -187,8 +187,8 @@ def callbacks(
     return [*built, CheckpointOnSignal(run.last), best, last, StopWithoutLabels()]
 
 
-def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
-    """Return what training and evaluation hand to Lightning's Trainer alike."""
+def quiet_lightning() -> None:
+    """Keep from terminal and log what Lightning and torch say that no user can do anything about."""
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our scores are reduced by torchmetrics already
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
@@ -201,7 +201,15 @@ def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
         logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    rank_zero.addFilter(lambda record: "Tip:" not in record.getMessage())  # advertisement
+    rank_zero.addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Return what training and evaluation hand to Lightning's Trainer alike."""
     return {
         "deterministic": trainer.deterministic,
         "enable_progress_bar": trainer.progress_bar,
@@ -238,6 +246,7 @@ def lightning_trainer(
     if fused and trainer.accelerator != "npu":
         raise UserError("optim=npu_fused_sgd needs an NPU; choose optim=sgd, which gives the same values")
     said = data_warnings(config, data) if config.data.check else None
+    quiet_lightning()
     return Trainer(
         **trainer_arguments(trainer),
         **device_arguments(trainer, bucket_view=not fused, static_graph=network_class(config.model.name).static_graph),

@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from icnet.launch import logs, messages, rank, run_folder, sweep
+from icnet.launch import job, messages, run_folder, sweep
 from icnet.launch.help import show_help
 from icnet.launch.overrides import readable
 
@@ -61,7 +60,7 @@ class Command:
             sys.argv += self._shared.overrides if self._shared else []
             if not show_help(self.name, self.schema, self._conf, self.program):
                 with sweep.search_given_up():
-                    hydra.main(version_base="1.3", config_path=str(self._conf), config_name=self.name)(self.job)()
+                    hydra.main(version_base="1.3", config_path=str(self._conf), config_name=self.name)(self.run_job)()
             if self._failed:
                 sys.exit(min(self._failed))
         except Exception as error:
@@ -78,7 +77,7 @@ class Command:
                 self._shared.tell("")
             run_folder.release_folders()
 
-    def job(self, composed: DictConfig) -> Any:
+    def run_job(self, composed: DictConfig) -> Any:
         """Run ``main``; in a sweep with another launcher, this is what runs in its processes."""
         try:
             if self._shared:
@@ -86,7 +85,7 @@ class Command:
             sweep.refuse_search_of_one_run()
             config: Any = OmegaConf.to_object(composed)
             messages.refuse_added_keys(config)
-            return self._claim_and_run(config) if hasattr(config, "output_dir") else self.main(config)
+            return job.run(self.name, self.main, config) if hasattr(config, "output_dir") else self.main(config)
         except Exception as error:
             found = messages.verdict(error)
             if found is None and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -97,40 +96,12 @@ class Command:
                 raise
             return self._fail(*found, noted=not isinstance(error, run_folder.FolderInUse))
 
-    def _claim_and_run(self, config: Any) -> Any:
-        """Run ``main`` in a folder that no other process writes to; that of a single run is claimed already."""
-        about = HydraConfig.get()
-        if about.mode != RunMode.MULTIRUN or config.trainer.num_nodes > 1:
-            return self._run_in_folder(config)
-        with run_folder.claimed_job(Path(about.runtime.output_dir)):
-            return self._run_in_folder(config)
-
-    def _run_in_folder(self, config: Any) -> Any:
-        """Run ``main`` with a log in its run folder."""
-        about, group = HydraConfig.get(), rank.from_environment()
-        run_folder.clear_failure(Path(about.runtime.output_dir))
-        key = "hydra.sweep.dir" if about.mode == RunMode.MULTIRUN else "hydra.run.dir"
-        run_folder.make_output_folder(config.output_dir, key=key)
-        if group:
-            config = replace(config, trainer=rank.fit_trainer(config.trainer, group, about.overrides.task))
-        elif config.trainer.num_nodes > 1:
-            return self.main(config)  # which node this is, and so its log's name, is agreed between them later
-        own = group or rank.ProcessRank()
-        path = logs.log_path(Path(config.output_dir), self.name, config.trainer.devices, own)
-        with logs.own_log(path, own.rank) as log:
-            try:
-                return self.main(config)
-            except Exception as error:
-                if own.rank == 0:  # another's standard error ends there anyway
-                    messages.write_error(error, log)
-                raise
-
     def _fail(self, status: int, line: str, *, noted: bool) -> None:
         """End here; or, in a sweep, note it in the job's folder and let the other jobs run first."""
         about = HydraConfig.get()
         if about.mode != RunMode.MULTIRUN:
             messages.exit_with(line, status)
         self._failed.append(status)
-        print(f"error: job {about.job.num}: {line}", file=sys.stderr)
+        messages.print_error(f"job {about.job.num}: {line}")
         if noted:
             run_folder.write_failure(Path(about.runtime.output_dir), status, line)

@@ -78,9 +78,14 @@ def write_error(error: BaseException, log: TextIO) -> None:
         log.flush()
 
 
+def print_error(line: str) -> None:
+    """Print one line on standard error, as every mistake ends."""
+    print(f"error: {line}", file=sys.stderr)
+
+
 def exit_with(line: str, status: int = USER_MISTAKE) -> NoReturn:
     """End this process with one line on standard error."""
-    print(f"error: {line}", file=sys.stderr)
+    print_error(line)
     sys.exit(status)
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from typing_extensions import override
 
 from icnet.errors import UserError
-from icnet.launch.messages import USER_MISTAKE, flatten, one_line
+from icnet.launch.messages import USER_MISTAKE, flatten, one_line, print_error
 from icnet.launch.run_folder import clear_failures, failure_statuses
 from icnet.report.formats import print_failures, print_table
 from icnet.report.sweep_page import write_table
@@ -83,7 +83,7 @@ def search_given_up() -> Iterator[None]:
             raise
         table, config = begun
         reason = one_line(error) or type(error).__name__
-        print(f"error: {SWEEPER}={config.hydra.runtime.choices[SWEEPER]} gave up: {reason}", file=sys.stderr)
+        print_error(f"{SWEEPER}={config.hydra.runtime.choices[SWEEPER]} gave up: {reason}")
         if any(hydra_folders_below(Path(config.hydra.sweep.dir))):
             table.on_multirun_end(config)  # exits with a status of its own if a trial failed
         sys.exit(USER_MISTAKE)

@@ -37,6 +37,7 @@ class Checkpoint:
         meta: Our own checkpoints' description (``model``, ``classes``, ``data``, ``optim``, ``version``); empty for
             others.
         resumable: Whether the file also holds the state of a training run.
+        sha256: Of the file, as hexadecimal digits, from when it was read.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
     resumable: bool = False
+    sha256: str = ""
 
     @property
     def network(self) -> NetworkDescription:
@@ -111,16 +113,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: If the file is not one of these; see also ``load_file``.
     """
-    content = load_file(path)
+    content, digest = load_file(path), sha256(path)
     tensors = _named_tensors(content, path, "a network's checkpoint")
     if META_KEY in content:
         own = {key.removeprefix(NET_PREFIX): value for key, value in tensors.items() if key.startswith(NET_PREFIX)}
         resumable = all(key in content for key in RUN_STATE)
-        return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable)
+        return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable, digest)
     keys = [key.removeprefix("module.") for key in tensors]
     for kind, layout in LAYOUTS.items():
         if any(key.startswith(layout.beginnings) for key in keys):
-            return Checkpoint(path, kind, layout.translate(tensors))
+            return Checkpoint(path, kind, layout.translate(tensors), sha256=digest)
     raise UserError(
         f"{path} is no checkpoint of a network (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt "
         f"written by train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}"
