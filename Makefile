@@ -25,8 +25,8 @@ quickstart: setup
 	rm -rf $(RUN)
 	$(BIN)/python train.py experiment=quickstart hydra.run.dir=$(RUN)/train
 	$(BIN)/python eval.py ckpt=$(RUN)/train/checkpoints/best.ckpt save_pictures=true hydra.run.dir=$(RUN)/eval
-	$(BIN)/python export.py ckpt=$(RUN)/train/checkpoints/best.ckpt export.height=256 export.width=512 output=$(RUN)/ICNet.onnx
-	$(BIN)/python demo.py ckpt=$(RUN)/train/checkpoints/best.ckpt input=data/street/leftImg8bit/val output=$(RUN)/demo
+	$(BIN)/python export.py ckpt=$(RUN)/train/checkpoints/best.ckpt export.height=192 export.width=384 output=$(RUN)/ICNet.onnx
+	$(BIN)/python demo.py ckpt=$(RUN)/train/checkpoints/best.ckpt input=data/quickstart/leftImg8bit/val output=$(RUN)/demo
 	@echo
 	@echo "Everything lies below $(RUN):"
 	@echo "  train/report.html           the training on one page (street (synthetic): no result); train/results.json in numbers"

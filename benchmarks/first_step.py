@@ -3,22 +3,24 @@
     python -m benchmarks.first_step
     python -m benchmarks.first_step --frames 500
 
-What a start costs depends on how many files there are, not on their size: the frames are small ones. They are drawn
-and packed before the first round, which a user's first start does once. A round is ``train.py`` with a single step of
-two crops of ResNet-18, from the start of Python to its end, the checkpoint included; then the same with ``resume=here``
-and one step more.
+What a start costs depends on how many files there are, not on their size: the frames are small ones, a few drawn
+scenes under many names. They are packed before the first round, which a user's first start does once. A round is
+``train.py`` with a single step of two crops of ResNet-18, from the start of Python to its end, the checkpoint included;
+then the same with ``resume=here`` and one step more.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import common
 from icnet.data import street
 
 ROOT = Path(__file__).resolve().parents[1]
+DRAWN = 8  # scenes of a split
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     common.prepare(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         scenes, runs = Path(folder, "scenes"), Path(folder, "runs")
-        street.generate(scenes, {"train": args.frames, "val": max(args.frames // 6, 1)}, 64, 128, seed=1)
+        make_frames(scenes, {"train": args.frames, "val": max(args.frames // 6, 1)})
         words = (
             "data=cityscapes", f"data.root={scenes}", "data.cache=packed", f"data.cache_folder={folder}/packed",
             "data.crop_size=[64,64]", "data.scale_range=[64,96]", "model=icnet_resnet18", "trainer=cpu_1p",
@@ -46,6 +48,20 @@ def main() -> None:
         contenders = {"new": train(1), "resumed": train(2, "resume=here")}
         seconds = common.take_turns(contenders, args.repeats)
     common.print_table(f"train.py, one step, {args.frames} frames", seconds, baseline=None)
+
+
+def make_frames(root: Path, counts: Mapping[str, int]) -> None:
+    """Draw eight scenes a split and give them as many names as there are to be frames, in Cityscapes' layout."""
+    street.generate(root, dict.fromkeys(counts, DRAWN), 64, 128, seed=1)
+    for split, count in counts.items():
+        for kind in ("leftImg8bit", "gtFine"):
+            drawn = sorted((root / kind / split).rglob("*.png"))
+            for number in range(DRAWN, count):
+                file = drawn[number % DRAWN]
+                city, _, frame, suffix = file.name.split("_", 3)
+                os.link(file, file.with_name(f"{city}_{number:06d}_{frame}_{suffix}"))
+            for file in drawn[count:]:
+                file.unlink()
 
 
 if __name__ == "__main__":
