@@ -26,7 +26,7 @@ if find_spec("torch_npu") is not None:
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 # Threads that wait for the next operation spin, by default for so long that a second busy process on the same cores
-# stops both (benchmarks/README.md, contention). GOMP_SPINCOUNT is for GNU's OpenMP, which torch brings along on Linux;
+# stops both (docs/performance.md, contention). GOMP_SPINCOUNT is for GNU's OpenMP, which torch brings along on Linux;
 # KMP_BLOCKTIME, in milliseconds, for LLVM's and Intel's. They are read when torch is loaded: import icnet before it.
 if os.environ.keys().isdisjoint({"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"}):
     os.environ.update(GOMP_SPINCOUNT="15000", KMP_BLOCKTIME="1")

@@ -227,7 +227,7 @@ def record(schema: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def told_fingerprint(description: Mapping[str, Any]) -> DataFingerprint | None:
-    """Return what a checkpoint's description tells its data by; None if it does not, as before 0.3."""
+    """Return what a checkpoint's description tells its data by; None if it does not, as in version 0.1."""
     told = description.get("fingerprint")
     try:
         return record(DataFingerprint, told) if isinstance(told, Mapping) else None
