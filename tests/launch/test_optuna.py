@@ -14,7 +14,7 @@ from icnet.models.checkpoints import load_file
 from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[2]
-SEARCHED = ["optim.lr", "optim.weight_decay", "optim.head_lr_mult"]
+SEARCHED = ["optim.lr", "optim.weight_decay", "optim.head_lr_mult", "loss.sub4_weight"]
 pytestmark = pytest.mark.slow
 TOO_LARGE = "trainer.batch_size=7"  # of 6 samples: such a trial fails before it trains
 
@@ -52,11 +52,11 @@ def test_search_tries_values_of_its_ranges_and_finds_the_best_of_its_runs(search
         saved, config = load_file(run / "checkpoints" / "last.ckpt"), json.loads((run / "results.json").read_text())
         assert config["devices"] == 2
         groups = {group["name"]: group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]}
-        optim = config["config"]["optim"]
+        optim, loss = config["config"]["optim"], config["config"]["loss"]
         assert groups["backbone"] == optim["lr"]
         assert groups["head"] == pytest.approx(optim["lr"] * optim["head_lr_mult"])
-        tried.append((optim["lr"], optim["weight_decay"], optim["head_lr_mult"]))
-    for values, (low, high) in zip(zip(*tried, strict=True), [(0.003, 0.3), (1e-5, 1e-3), (1, 10)],
+        tried.append((optim["lr"], optim["weight_decay"], optim["head_lr_mult"], loss["sub4_weight"]))
+    for values, (low, high) in zip(zip(*tried, strict=True), [(0.003, 0.3), (1e-5, 1e-3), (1, 10), (0.1, 0.6)],
                                    strict=True):  # fmt: skip
         assert all(low <= value <= high for value in values)
     assert len({lr for lr, *_ in tried}) == 3

@@ -4,6 +4,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
@@ -38,7 +39,7 @@ def test_ranks_ask_each_other_after_each_step_and_no_device(group, tmp_path):
     )
     callback = CheckpointOnSignal(tmp_path / "last.ckpt")
     before = signal.getsignal(signal.SIGTERM)
-    callback.on_train_start(trainer, None)
+    callback.on_train_start(trainer, SimpleNamespace(device=torch.device("cuda")))
     try:
         loop._broadcast_sigterm_tensor()
         for batch in range(4):  # two steps
