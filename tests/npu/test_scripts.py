@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import SMALL
+from tests.npu.conftest import COMMON, TINY
 
 ROOT = Path(__file__).parents[2]
-COMMON = (*(word for word in SMALL if not word.startswith(("trainer=", "trainer.batch_size", "optim.lr"))),)
-TINY = ("trainer.batch_size=1", "callbacks.pictures=0", "trainer.log_every_n_steps=1")
-
-
-@pytest.fixture(scope="session")
-def scenes(tmp_path_factory) -> tuple[str, ...]:
-    """Overrides for eight cards: two steps of eight scenes an epoch, and one validation image per card."""
-    root = tmp_path_factory.mktemp("npu") / "scenes"
-    return ("data.street.train=16", "data.street.val=8", f"data.root={root}", "trainer.max_epochs=1")
 
 
 def results(run: Path) -> dict:
