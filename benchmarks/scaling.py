@@ -239,12 +239,12 @@ def draw(found: dict[str, list[Point]], title: str) -> Figure:
         axes.plot(places, [point.images_per_s for point in points], "o-", color="tab:blue")
         axes.set(xlabel=name, xticks=places)
         axes.set_ylabel("images/s", color="tab:blue")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(point.images_per_s for point in points))
         if all(point.gib is not None for point in points):
             other = axes.twinx()
             other.plot(places, [point.gib or 0.0 for point in points], "s--", color="tab:orange")
             other.set_ylabel("GiB", color="tab:orange")
-            other.set_ylim(bottom=0)
+            other.set_ylim(0, 1.1 * max(point.gib or 0.0 for point in points) or 1)
     return figure
 
 
