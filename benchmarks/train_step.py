@@ -9,8 +9,8 @@
 Ours is what ``train.py`` builds from its defaults and gets uint8 images, so its time includes the normalisation; the
 reference gets normalised images, and its own loss. Both start with the same weights; "first loss" is the one before any
 step, and differs by the reference's way of resizing labels. "GiB" is what a step takes at most beyond weights and
-optimizer state. ``--also`` lets variants of ours take turns with it: ``compiled`` as ``trainer.compile=true`` does,
-``checkpointed`` as ``trainer.activation_checkpointing=true`` does, the others by how the optimizer steps.
+optimizer state. ``--also`` lets variants of ours take turns with it: ``compiled`` by inductor, ``captured`` as CUDA
+graphs, ``checkpointed`` as ``trainer.activation_checkpointing=true`` does, the others by how the optimizer steps.
 """
 
 from collections.abc import Callable
@@ -30,9 +30,11 @@ from icnet.data.street import draw_scene
 from icnet.models.published import from_reference
 from icnet.training.activation_checkpointing import checkpoint_activations
 from icnet.training.callbacks.compile_network import compiled
+from icnet.training.cuda_graph import captured
 from icnet.training.optim import FUSED, adamw, parameter_groups, sgd
 from icnet.training.segmentation_task import SegmentationTask
 
+VARIANTS = ("compiled", "captured", "checkpointed")
 KINDS = {
     "loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True, "fused": False},
@@ -47,7 +49,7 @@ def main() -> None:
     common.add_network_options(parser, height=960, width=960)
     parser.add_argument("--batch", type=int, default=2, help="images in a step")
     parser.add_argument("--optimizer", default="sgd", choices=("sgd", "adamw"))
-    parser.add_argument("--also", nargs="*", default=[], choices=("compiled", "checkpointed", *KINDS), help="variants")
+    parser.add_argument("--also", nargs="*", default=[], choices=(*VARIANTS, *KINDS), help="variants")
     args = parser.parse_args()
     device = common.prepare(args.threads, args.device)
 
@@ -57,7 +59,8 @@ def main() -> None:
     groups: dict[str, list[dict[str, object]]] = {"icnet": parameters(task)}
     variants: dict[str, SegmentationTask] = {}
     for name in args.also:
-        variants[name] = variant(name, task, args.backbone)
+        with common.autocast(device, args.dtype):
+            variants[name] = variant(name, task, args.backbone, image)
         losses[name] = partial(loss_of, variants[name], image, mask)
         groups[name] = parameters(variants[name])
 
@@ -111,12 +114,14 @@ def build(backbone: str) -> SegmentationTask:
     return factory.task(config, CITYSCAPES_CLASSES).train()
 
 
-def variant(name: str, task: SegmentationTask, backbone: str) -> SegmentationTask:
+def variant(name: str, task: SegmentationTask, backbone: str, image: Tensor) -> SegmentationTask:
     """Return another task with the same weights, of which ``name`` says what is different."""
     made = build(backbone).to(task.device)
     made.net.load_state_dict(task.net.state_dict())
     if name == "compiled":
         made.compiled = compiled(made.net)
+    if name == "captured":
+        made.compiled = captured(made.net, made.prepared(image))
     if name == "checkpointed":
         checkpoint_activations(made.net)
     return made

@@ -87,6 +87,10 @@ class OnnxSegmenter(Segmenter):
         return ONNX_SUFFIX if head.startswith(b"\x08") and head[4:8] != bytes(4) else ""
 
     @override
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        return self  # Lightning moves it to the images' device, and it computes on the CPU
+
+    @override
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Tensor:
         given = image.shape[-2:]

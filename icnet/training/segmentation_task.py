@@ -71,11 +71,15 @@ class SegmentationTask(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, 3, H, W) uint8 to the network's outputs."""
+        net = self.compiled if self.compiled is not None and self.training else self.net
+        return net(self.prepared(image))
+
+    def prepared(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 to what the network takes: normalised, in the order in memory that its device likes."""
         normalized = self.normalize(image)
         if image.device.type in {"cpu", "cuda"}:  # faster there; NPUs arrange memory by themselves
             normalized = normalized.contiguous(memory_format=torch.channels_last)
-        net = self.compiled if self.compiled is not None and self.training else self.net
-        return net(normalized)
+        return normalized
 
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

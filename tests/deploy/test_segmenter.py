@@ -74,6 +74,12 @@ def test_onnx_agrees_with_torch(checkpoint, onnx_file, image):
     torch.testing.assert_close(exported(image), network(image), atol=1e-4, rtol=0)
 
 
+def test_onnx_stays_on_the_cpu_where_images_are_elsewhere(onnx_file, image):
+    segmenter = OnnxSegmenter(onnx_file)
+    expected = segmenter(image)
+    assert torch.equal(segmenter.to("meta")(image), expected)
+
+
 def test_onnx_with_a_fixed_batch_takes_any_number(checkpoint, onnx_file):
     images = torch.randint(0, 256, (5, 3, 96, 160), dtype=torch.uint8)
     expected = open_segmenter(checkpoint, CPU)(images)

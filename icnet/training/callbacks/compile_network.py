@@ -11,11 +11,13 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from icnet.training.cuda_graph import captured
 from icnet.training.segmentation_task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
 INDUCTOR = "inductor"
+CUDA_GRAPH = "a CUDA graph"
 
 BACKENDS = {"npu": "npugraphs"}
 """Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
@@ -58,17 +60,20 @@ class CompileNetwork(Callback):
         if device == "cpu" and level in {"O1", "O2"}:
             log.warning("trainer.compile=true is left out: float16 is imitated on CPUs, operator by operator")
             return
-        backend = BACKENDS.get(device, INDUCTOR)
+        alone = trainer.world_size == trainer.accumulate_grad_batches == 1
+        backend = CUDA_GRAPH if device == "cuda" and alone else BACKENDS.get(device, INDUCTOR)
         log.info("compiling the network with %s, which may take minutes", backend)
         started = time.monotonic()
-        reason = self._try(trainer, pl_module, TOLERANCES.get(level, LOW_PRECISION))
+        reason = self._try(trainer, pl_module, backend, TOLERANCES.get(level, LOW_PRECISION))
         if reason:
             pl_module.compiled = None
             log.warning("trainer.compile=true is left out: %s", reason)
         else:
             log.info("compiled in %.0f s", time.monotonic() - started)
 
-    def _try(self, trainer: Trainer, task: SegmentationTask, tolerances: tuple[float, float]) -> str | None:
+    def _try(
+        self, trainer: Trainer, task: SegmentationTask, backend: str, tolerances: tuple[float, float]
+    ) -> str | None:
         """Compile, and return what is wrong with it."""
         noise = torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         image = noise.to(task.device)
@@ -76,8 +81,9 @@ class CompileNetwork(Callback):
             with _buffers_kept(task), trainer.precision_plugin.forward_context():
                 eager = _outputs_and_gradients(task, image)
             try:
-                task.compiled = compiled(task.net)
                 with _buffers_kept(task), trainer.precision_plugin.forward_context():
+                    graph = backend == CUDA_GRAPH
+                    task.compiled = captured(task.net, task.prepared(image)) if graph else compiled(task.net)
                     ours = _outputs_and_gradients(task, image)
             except Exception as error:  # compilers fail in many ways, and each of them is no reason to stop
                 cause = getattr(error, "inner_exception", error)
