@@ -179,7 +179,7 @@ class ModelConfig(Keys, above="model."):
     )
     options: dict[str, Any] = key(dict, "the network's other options: +model.options.KEY=VALUE")
     backbone_weights: str | None = key(
-        None, "file or hub id of ImageNet weights", unit="null = random weights", path=True
+        None, "file, hub id or package of ImageNet weights", unit="null = random weights", path=True
     )
     weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none", path=True)
 

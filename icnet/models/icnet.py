@@ -1,19 +1,20 @@
 """ICNet (Zhao et al., ECCV 2018, arXiv 1704.08545) in the form of its best-known PyTorch implementation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from icnet.models.backbone import BLOCKS, BasicBlock, Bottleneck, ResNet
-from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidPooling, resize
+from icnet.models.backbone import BLOCKS, Backbone, BasicBlock, Bottleneck, ResNet
+from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidPooling, SamePadding, resize
 from icnet.models.network import Option, SegmentationNetwork
 from icnet.models.published import from_imagenet
 
 
-class ICNet(SegmentationNetwork):
-    """Image cascade network: three branches see the image at full, half and quarter resolution.
+class ImageCascade(SegmentationNetwork):
+    """The image cascade around any backbone: three branches see the image at full, half and quarter resolution.
 
     The full image passes three cheap convolutions (sub1), the half image the first half of the backbone (sub2), the
     quarter image all of it (sub4); two cascade feature fusions bring them together. Both smaller branches share the
@@ -21,7 +22,7 @@ class ICNet(SegmentationNetwork):
 
     Args:
         num_classes: Number of classes.
-        backbone: One of ``icnet.models.backbone.BLOCKS``.
+        make_backbone: Builds what sub2 and sub4 share.
 
     Shape:
         Input (N, 3, H, W) normalised float, H and W at least 64. In evaluation mode returns logits
@@ -29,25 +30,20 @@ class ICNet(SegmentationNetwork):
         (``sub4``) of the size, exactly so for sides divisible by 32.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {"backbone": Option("resnet50", tuple(BLOCKS))}
     min_side: ClassVar[int] = 64  # the quarter image's branch shrinks by 32: below, nothing is left to pool
     loss_weights: ClassVar[Mapping[str, float]] = {"sub124": 1.0, "sub24": 0.4, "sub4": 0.4}  # the reference's
     classifiers: ClassVar[tuple[str, ...]] = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "sub1": ("sub1.",), "backbone": ("backbone.",), "head": ("cff_24.", "cff_12.", "classifier.")
     }  # fmt: skip
-
-    stages: ClassVar[tuple[str, ...]] = (
-        "sub1", "backbone.stem", "backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4"
-    )  # fmt: skip
     static_graph: ClassVar[bool] = True
 
-    def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
+    def __init__(self, num_classes: int, make_backbone: Callable[[], Backbone]) -> None:
         super().__init__(num_classes)
         self.sub1 = nn.Sequential(
             ConvBNReLU(3, 32, 3, stride=2), ConvBNReLU(32, 32, 3, stride=2), ConvBNReLU(32, 64, 3, stride=2)
         )
-        self.backbone = ResNet(backbone)
+        self.backbone = make_backbone()
         self.pyramid_pooling = PyramidPooling()
         self.cff_24 = CascadeFeatureFusion(self.backbone.out_channels, self.backbone.mid_channels, 128, num_classes)
         self.cff_12 = CascadeFeatureFusion(128, 64, 128, num_classes)
@@ -73,14 +69,37 @@ class ICNet(SegmentationNetwork):
             return {"sub124": logits, "sub24": aux_sub24, "sub4": aux_sub4}
         return resize(logits, (height, width))
 
+    @override
+    def imagenet_backbone(self) -> Backbone:
+        return self.backbone
+
+    @override
+    def prepare_export(self, *, dynamic_size: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, (PyramidPooling, SamePadding)):
+                module.symbolic_size = dynamic_size
+
+
+class ICNet(ImageCascade):
+    """The image cascade on a dilated ResNet.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: One of ``icnet.models.backbone.BLOCKS``.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {"backbone": Option("resnet50", tuple(BLOCKS))}
+    stages: ClassVar[tuple[str, ...]] = (
+        "sub1", "backbone.stem", "backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4"
+    )  # fmt: skip
+
+    def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
+        super().__init__(num_classes, partial(ResNet, backbone))
+
     @classmethod
     @override
     def title(cls, name: str, options: Mapping[str, Any]) -> str:
         return f"{name}_{options['backbone']}"
-
-    @override
-    def imagenet_backbone(self) -> ResNet:
-        return self.backbone
 
     @classmethod
     @override
@@ -96,7 +115,3 @@ class ICNet(SegmentationNetwork):
                 for child, _ in module.named_children():
                     if child.startswith("conv"):
                         yield f"{name}.{child}", f"{name}.{child.replace('conv', 'bn')}"
-
-    @override
-    def prepare_export(self, *, dynamic_size: bool) -> None:
-        self.pyramid_pooling.symbolic_size = dynamic_size

@@ -102,6 +102,32 @@ class ConvBNReLU(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
+class SamePadding(nn.Module):
+    """Pad with zeros as TensorFlow's ``SAME`` does, for a convolution of stride 2 that has no padding of its own.
+
+    An even side gets one row less at its beginning than at its end, an odd one as many. The convolution then gives
+    half the size, rounded up.
+
+    Args:
+        kernel_size: Of the convolution; odd.
+
+    Shape:
+        (N, C, H, W) to (N, C, H + kernel_size - 2 + H % 2, W + kernel_size - 2 + W % 2).
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.reach = kernel_size // 2
+        self.symbolic_size = False  # an export with dynamic height and width sets it: padding computed inside the graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad; see the class for shapes."""
+        height, width = x.shape[2], x.shape[3]
+        if torch.jit.is_tracing() and not self.symbolic_size:
+            height, width = int(height), int(width)  # tensors while tracing
+        return F.pad(x, (self.reach - 1 + width % 2, self.reach, self.reach - 1 + height % 2, self.reach))
+
+
 def pooling_factors(size: int, bins: int) -> tuple[Tensor, Tensor]:
     """Build the matrices that pool a row of ``size`` values adaptively to ``bins`` and resize it back bilinearly.
 

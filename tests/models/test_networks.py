@@ -4,9 +4,7 @@ import torch
 from icnet.errors import UserError
 from icnet.models import NETWORKS, Option, SegmentationNetwork, build_network, network_options
 from icnet.models.icnet import ICNet
-from tests.models.network_tester import check_network
-
-SMALL = {"icnet": {"backbone": "resnet18"}}  # options that make a network small
+from tests.models.network_tester import SMALL, check_network
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -7,14 +7,15 @@ from torch import nn
 from icnet.config import DataConfig, ModelConfig, TrainConfig, TrainerConfig
 from icnet.errors import UserError
 from icnet.factory.task import resolve_task
-from icnet.models import NETWORKS
+from icnet.models import NETWORKS, SegmentationNetwork, build_network
 from icnet.models.icnet import ICNet
 from icnet.training.activation_checkpointing import checkpoint_activations
+from tests.models.network_tester import SMALL
 
 
-def networks() -> tuple[ICNet, ICNet]:
+def networks(name: str = "icnet") -> tuple[SegmentationNetwork, SegmentationNetwork]:
     torch.manual_seed(0)
-    plain, repeated = ICNet(3, "resnet18"), ICNet(3, "resnet18")
+    plain, repeated = (build_network(name, 3, **SMALL.get(name, {})) for _ in range(2))
     repeated.load_state_dict(plain.state_dict())
     checkpoint_activations(repeated)
     return plain, repeated
@@ -26,26 +27,29 @@ def step(net: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return loss.detach()
 
 
+@pytest.mark.parametrize("name", [name for name, kind in NETWORKS.items() if kind.stages])
 @pytest.mark.parametrize("frozen", [False, True], ids=["all trained", "stem's statistics frozen"])
-def test_loss_gradients_and_running_statistics_are_equal_to_the_bit(frozen):
-    plain, repeated = networks()
+def test_loss_gradients_and_running_statistics_are_equal_to_the_bit(name, frozen):
+    plain, repeated = networks(name)
     image = torch.randn(2, 3, 64, 96)
     for net in (plain, repeated):
         if frozen:
-            net.backbone.stem.eval()
+            net.get_submodule(net.stages[1]).eval()
     for _ in range(2):
         assert torch.equal(step(plain, image), step(repeated, image))
     ours, theirs = repeated.state_dict(), plain.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert ours["backbone.layer1.0.bn1.num_batches_tracked"] == 4  # two branches, two steps
+    if name == "icnet":
+        assert ours["backbone.layer1.0.bn1.num_batches_tracked"] == 4  # two branches, two steps
     for (name, parameter), other in zip(plain.named_parameters(), repeated.parameters(), strict=True):
         assert torch.equal(parameter.grad, other.grad), name
 
 
-def test_less_than_half_is_kept():
+@pytest.mark.parametrize("name", [name for name, kind in NETWORKS.items() if kind.stages])
+def test_less_than_half_is_kept(name):
     kept = []
-    for net in networks():
+    for net in networks(name):
         sizes: dict[int, int] = {}
 
         def note(tensor, sizes=sizes):

@@ -25,13 +25,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from icnet.errors import UserError
-from icnet.models.icnet import ICNet
+from icnet.models import NETWORKS, build_network
 from icnet.models.modules import ImageNormalizer
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
 from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.float16_on_cpu import Float16Products
 from icnet.training.precision import Float16Autocast, Float16Weights, check_precision, precision_plugin
+from tests.models.network_tester import SMALL
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 LEVELS = {"O1": Float16Autocast, "O2": Float16Weights}
@@ -628,20 +629,21 @@ class Segmentation(LightningModule):
         image, mask = batch
         losses = []
         for logits in self.net(image).values():
-            assert logits.dtype == torch.float32
-            losses.append(F.cross_entropy(logits, mask[:, : logits.shape[2], : logits.shape[3]]))
+            assert logits.dtype == torch.float32 or torch.is_autocast_enabled("cpu")
+            losses.append(F.cross_entropy(logits.float(), mask[:, : logits.shape[2], : logits.shape[3]]))
         return sum(losses)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.net.parameters(), LR)
 
 
-def test_icnet_at_o2_takes_the_step_of_float32(tmp_path):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_takes_the_step_of_float32_at_every_level(name, tmp_path):
     torch.manual_seed(0)
-    start = ICNet(3, "resnet18")
+    start = build_network(name, 3, **SMALL.get(name, {}))
     batch = [(torch.randn(2, 3, 64, 64), torch.randint(3, (2, 64, 64)))]
     moved = {}
-    for level, scale in (("O0", 1), ("O2", 128)):
+    for level, scale in (("O0", 1), ("O1", 128), ("O2", 128), ("bf16", 1)):
         net = copy.deepcopy(start)
         # In the smallest branch BatchNorm would divide by the spread of two values, which turns rounding into noise.
         for module in net.modules():
@@ -650,8 +652,11 @@ def test_icnet_at_o2_takes_the_step_of_float32(tmp_path):
         fit(Segmentation(net), precision_plugin(level, scale, "cpu"), batch, tmp_path)
         before, after = (nn.utils.parameters_to_vector(model.parameters()).detach() for model in (start, net))
         moved[level] = after - before
-    # O1 differs as much (0.021), and bfloat16 by 0.051: where rounding turns a ReLU on or off, gradients come or go.
-    assert (moved["O2"] - moved["O0"]).norm() < 0.04 * moved["O0"].norm()
+    # Where rounding turns a ReLU on or off, gradients come or go. Seen of the ResNet: 0.017, 0.026 and 0.051, of
+    # EfficientNet-Lite0, which has more layers: 0.027, 0.034 and 0.058.
+    half = 0.04 if name == "icnet" else 0.06
+    for level, share in (("O1", half), ("O2", half), ("bf16", 0.1)):
+        assert (moved[level] - moved["O0"]).norm() < share * moved["O0"].norm(), level
 
 
 def _normalize_nothing(self, x):

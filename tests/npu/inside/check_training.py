@@ -77,11 +77,14 @@ def train(script, street_root, runs):
     return run
 
 
-def test_each_step_on_an_npu_equals_the_one_on_the_cpu_from_the_same_weights(train):
+@pytest.mark.parametrize("model", ["", "icnet_lite0"], ids=["icnet_resnet18", "icnet_lite0"])
+def test_each_step_on_an_npu_equals_the_one_on_the_cpu_from_the_same_weights(train, model):
     before: Path | None = None
     for step in (1, 2, 3, 4):  # the last one is of the second epoch
         steps = (*ONE_STEP, f"trainer.max_steps={step}", *([f"resume={before}"] if before else []))
-        on_npu, on_cpu = (train(f"{kind}_step_{step}", f"trainer={kind}_1p", *steps) for kind in ("npu", "cpu"))
+        if model:
+            steps += (f"model={model}",)
+        on_npu, on_cpu = (train(f"{kind}{model}_step_{step}", f"trainer={kind}_1p", *steps) for kind in ("npu", "cpu"))
         assert results(on_npu)["device"].startswith("Ascend910B")
         assert results(on_cpu)["device"].startswith("CPU")
         assert len(losses(on_npu)) == 1
