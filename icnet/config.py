@@ -418,8 +418,6 @@ class TrainConfig(Keys):
                 "trainer.compile=true and trainer.activation_checkpointing=true exclude each other: a compiled network "
                 "chooses by itself what it keeps; leave one of them out"
             )
-        if self.amp.opt_level == "O2" and self.callbacks.ema_decay:
-            raise UserError("callbacks.ema_decay averages the weights, and at O2 they are float16; choose amp=o1")
         if self.callbacks.early_stop_patience and self.trainer.limit_val_batches == 0:
             raise UserError("callbacks.early_stop_patience needs validation; do not set trainer.limit_val_batches=0")
 

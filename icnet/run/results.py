@@ -135,7 +135,7 @@ class TrainingRecord(Results):
     steps: int | None = entry("optimizer steps taken", "steps")
     seconds: float | None = entry("duration, with that of the parts before a resume", "s")
     devices: int | None = entry("processes, with a device each")
-    opt_level: str | None = entry("mixed precision: O0, O1, O2 or bf16")
+    opt_level: str | None = entry("mixed precision, as `amp.opt_level` names it")
     loss_scale: float | None = entry("the loss scale at the end", label="loss scale")
     skipped_steps: int | None = entry("steps left out because of infinite gradients", "steps", label="skipped steps")
     performance: Performance | None = entry("how fast the last part of the run was")
