@@ -524,7 +524,12 @@ class ExportConfig(Keys):
     ckpt: str | None = key(
         None, "checkpoint to export", unit="null = the newest best checkpoint below outputs/", path=True
     )
-    output: str = key("ICNet.onnx", "the file, relative to the current folder", path=True)
+    output: str | None = key(
+        None,
+        "the file, relative to the current folder",
+        unit="null = the network's name with .onnx, such as ICNet.onnx",
+        path=True,
+    )
     export: ExportOptions = key(ExportOptions, "the exported graph")
 
 

@@ -26,7 +26,7 @@ from icnet.factory.checking import data_warnings
 from icnet.factory.data import batches_per_epoch, data_set, data_title
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
 from icnet.factory.network import model_title
-from icnet.models import network_class
+from icnet.models import name_in_files, network_class
 from icnet.run.paths import MLRUNS, TENSORBOARD, RunPaths
 from icnet.run.results import DataFingerprint, TrainingRecord
 from icnet.training.callbacks.ascend_logs import AscendLogs
@@ -158,7 +158,7 @@ def callbacks(
         built.append(CompileNetwork(trainer.batch_size, config.data.crop_size))
     if wanted.result_files:
         given = (wanted.result_files, trainer.batch_size, log_every_n_steps)
-        built.append(AscendLogs(run.folder, config.model.name, *given))
+        built.append(AscendLogs(run.folder, name_in_files(config.model.name), *given))
     if not trainer.val_every_n_epochs:
         built.append(PublishedValidationSchedule())
     if wanted.pictures:

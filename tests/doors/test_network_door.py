@@ -93,7 +93,7 @@ def test_toy_passes_what_every_network_passes(options):
     check_network("toy", **options)
 
 
-def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path):
+def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path, monkeypatch):
     run, quick = tmp_path / "run", ("trainer=cpu_1p", "trainer.progress_bar=false")
     chosen = ("+model.options.width=8", "+loss.weights.coarse=0.25")
 
@@ -146,6 +146,11 @@ def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path):
         assert done.status == 2
         assert f"export.{key}={side} " in done.error
         assert words in done.error
+    monkeypatch.chdir(tmp_path)
+    done = script("export", f"ckpt={checkpoint}", "export.height=16", "export.width=16")
+    assert done.status == 0, done.err
+    assert file.exists()  # the toy's own name, where no output is given
+    file.unlink()
     done = script(
         "export", f"ckpt={checkpoint}", "export.height=48", "export.width=72", "export.dynamic_size=true",
         f"output={file}",
