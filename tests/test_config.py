@@ -277,8 +277,8 @@ def test_nothing_that_eval_builds_changes_the_configuration_and_the_checkpoint_i
     monkeypatch.setattr("torch.load", lambda path, **options: opened.append(path) or load(path, **options))
     config = frozen(EvalConfig(ckpt=str(trained / "checkpoints" / "best.ckpt"), output_dir=str(tmp_path)))
     before = str(config)
-    resolved = frozen(factory.resolve_evaluation(frozen(factory.resolve(config))))
-    segmenter, data = factory.open_evaluated(resolved), resolved.data
+    resolved, segmenter = factory.resolve_evaluation(frozen(factory.resolve(config)))
+    data = frozen(resolved).data
     module = factory.data_module(data, resolved.seed)
     assert module.train is None
     task = factory.evaluation_task(resolved, segmenter, module.classes)

@@ -83,7 +83,7 @@ def _rename(config: DictConfig, key: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _known_to_hydra(config: DictConfig) -> Iterator[None]:
-    """Let ``${hydra:...}`` be resolved, as it will be in the job."""
+    """Let ``${hydra:...}`` be resolved, as it will be in the job: Hydra looks there alone, and puts the same there."""
     instance = HydraConfig.instance()
     before = instance.cfg
     instance.set_config(config)
