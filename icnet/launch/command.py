@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from icnet.launch import job, messages, run_folder, sweep
 from icnet.launch.help import show_help
 from icnet.launch.overrides import readable
+from icnet.run.failure import write_failure
 
 Config = TypeVar("Config")
 
@@ -104,4 +105,4 @@ class Command:
         self._failed.append(status)
         messages.print_error(f"job {about.job.num}: {line}")
         if noted:
-            run_folder.write_failure(Path(about.runtime.output_dir), status, line)
+            write_failure(Path(about.runtime.output_dir), messages.FAILURES[status], line)

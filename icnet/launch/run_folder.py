@@ -1,4 +1,4 @@
-"""The folder of a run: its own, one for all its processes, made before ``main``; and the note of a job that failed."""
+"""The folder of a run: its own, one for all its processes, made before ``main``."""
 
 import contextlib
 import itertools
@@ -15,16 +15,13 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from typing_extensions import override
 
 from icnet.errors import UserError
-from icnet.launch.messages import DEFECT, USER_MISTAKE, exit_with, sweeps
+from icnet.launch.messages import USER_MISTAKE, exit_with, sweeps
 from icnet.launch.rank import ProcessRank, from_environment
 from icnet.run.lock import Lock
-from icnet.run.paths import RunPaths, failures_below
+from icnet.run.paths import RunPaths
 
 WAIT_FOR_FOLDER = timedelta(minutes=10)
 FOLDER_KEY = "icnet/run_folder"
-
-FAILURE_WORDS = {DEFECT: "died", USER_MISTAKE: "failed"}
-
 
 NAMED_AFTER_TIME = "${now:"  # in Hydra's default names of folders
 
@@ -239,29 +236,3 @@ def make_output_folder(folder: str, *, key: str = "hydra.run.dir") -> None:
         raise UserError(
             f"output_dir={folder} is no folder ({error.strerror}); choose another with {key}=PATH"
         ) from error
-
-
-def write_failure(folder: Path, status: int, line: str) -> None:
-    """Leave in a job's folder how it failed, if its disk still takes it."""
-    with contextlib.suppress(OSError):
-        RunPaths(folder).failure.write_text(f"{FAILURE_WORDS[status]}: {line}\n", encoding="utf-8")
-
-
-def clear_failure(folder: Path) -> None:
-    """Forget how an earlier job in this folder failed."""
-    RunPaths(folder).failure.unlink(missing_ok=True)
-
-
-def clear_failures(sweep: Path) -> None:
-    """Forget how jobs of an earlier sweep into this folder failed."""
-    for path in failures_below(sweep):
-        path.unlink(missing_ok=True)
-
-
-def failure_statuses(sweep: Path) -> list[int]:
-    """Return the exit statuses of a sweep's failed jobs, wherever they ran."""
-    words = []
-    for path in failures_below(sweep):
-        with contextlib.suppress(OSError):
-            words.append(path.read_text(encoding="utf-8").split(":", 1)[0])
-    return [status for status, word in FAILURE_WORDS.items() if word in words]

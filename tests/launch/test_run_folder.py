@@ -1,4 +1,4 @@
-"""One folder for all processes of a run, and the note of a job that failed."""
+"""One folder for all processes of a run."""
 
 import json
 import multiprocessing
@@ -49,18 +49,6 @@ def test_torchrun_without_a_store_needs_a_folder(monkeypatch):
 
 def test_process_that_is_alone_agrees_with_nobody():
     assert run_folder.shared_run_folder(["-m"]) is None
-
-
-def test_worst_status_of_failed_jobs_is_known_until_they_are_cleared(tmp_path):
-    for name, status in (("0", 2), ("1", 1), ("2", 2)):
-        (tmp_path / name).mkdir()
-        run_folder.write_failure(tmp_path / name, status, "a line")
-    (tmp_path / "3").mkdir()
-    assert (tmp_path / "1" / "error.txt").read_text() == "died: a line\n"
-    assert sorted(run_folder.failure_statuses(tmp_path)) == [1, 2]
-    run_folder.write_failure(tmp_path / "nowhere", 1, "a disk that is full must not hide the error")
-    run_folder.clear_failures(tmp_path)
-    assert run_folder.failure_statuses(tmp_path) == []
 
 
 def _claim(folder: Path, results) -> None:
