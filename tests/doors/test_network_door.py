@@ -181,6 +181,24 @@ def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path, monke
         assert cv2.imread(str(shown / "small_ids.png"), cv2.IMREAD_UNCHANGED).shape == (9, 20)
 
 
+def test_search_finds_something_for_the_toy_and_weighs_its_outputs_if_asked(train, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
+    sweep = tmp_path / "search"
+    words = (
+        "hydra.mode=MULTIRUN",
+        "hparams=optuna",
+        "hydra.sweeper.n_trials=2",
+        "+loss.weights.coarse=interval(0.1,0.6)",
+    )
+    done = train(*words, f"hydra.sweep.dir={sweep}", "callbacks.pictures=0", "callbacks.extremes=0")
+    assert done.status == 0, done.err
+    configs = [json.loads((sweep / job / "results.json").read_text())["config"] for job in "01"]
+    weights = [config["loss"]["weights"]["coarse"] for config in configs]
+    decays = [config["optim"]["weight_decay"] for config in configs]
+    assert all(0.1 <= weight <= 0.6 for weight in weights)
+    assert len(set(weights)) == len(set(decays)) == 2
+
+
 def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
     net = build_network("toy", 5)
     model = {"name": "toy", "options": {"width": 4, "pooling": "max"}, "num_classes": 5}
