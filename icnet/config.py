@@ -16,8 +16,6 @@ from icnet.keys import REQUIRED, Keys, Range, key
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
 
-COMPOSED_BACKBONE = "resnet50"  # model.backbone where no option of conf/model is chosen
-
 OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
 LARGEST_SEED = 2**32 - 1  # numpy's
 LARGEST_PORT = 2**16 - 1

@@ -16,7 +16,6 @@ from omegaconf.errors import MissingMandatoryValue
 
 from icnet import factory
 from icnet.config import (
-    COMPOSED_BACKBONE,
     AmpConfig,
     CheckConfig,
     DataConfig,
@@ -32,13 +31,14 @@ from icnet.config import (
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
 from icnet.factory.evaluation import evaluation_data
-from icnet.factory.network import description
+from icnet.factory.network import description, model_title
 from icnet.factory.resuming import changes
 from icnet.factory.task import OPTIMIZERS, SCHEDULES
 from icnet.factory.trainer import LOGGERS, SUMMARY_DEPTH, ModelTable, callbacks, loggers
 from icnet.models import NETWORKS, Option
 from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
+from icnet.run.differences import RESOLVED
 from icnet.run.operations import costliest_operations
 from icnet.run.paths import RunPaths
 
@@ -88,7 +88,9 @@ def test_defaults_are_the_published_recipe():
     assert (config.data.crop_size, config.data.scale_range) == ([960, 960], [512, 2048])
     assert (config.data.flip, config.data.blur, config.data.name) == (0.5, 0.5, "cityscapes")
     assert factory.task(config, CITYSCAPES_CLASSES).criterion.weights == {"sub124": 1, "sub24": 0.4, "sub4": 0.4}
-    assert (config.model.backbone, config.loss.resize) == ("resnet50", "nearest")
+    backbone = factory.resolve_task(factory.resolve(config)).model.backbone
+    assert (backbone, config.loss.resize) == ("resnet50", "nearest")
+    assert {"model.backbone": backbone} == RESOLVED
 
 
 def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
@@ -105,9 +107,15 @@ def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
         assert description(model, 19).options == options
         config = TrainConfig(data=DataConfig(name="street"), model=model, output_dir="outputs/test")
         assert factory.resolve_task(factory.resolve(config)).model.backbone == options.get("backbone")
-    composed = train_config("model.name=plain").model
-    assert composed.backbone == COMPOSED_BACKBONE
-    assert description(composed, 19).options == {}
+    assert description(train_config("model.name=plain").model, 19).options == {}
+    assert description(train_config("model.name=other").model, 19).options == {"backbone": "resnet18"}
+    with pytest.raises(UserError, match="^model.backbone=resnet50 is no option of plain; it has none$"):
+        description(train_config("model.name=plain", "model.backbone=resnet50").model, 19)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "model"])
+def test_option_of_the_model_is_named_as_reports_name_it(option):
+    assert model_title(train_config(f"model={option}").model) == option
 
 
 def test_experiments_are_short_diffs_headed_by_their_command():

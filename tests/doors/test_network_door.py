@@ -215,6 +215,7 @@ def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
     ("words", "expected"),
     [
         (("model.backbone=resnet18",), ("model.backbone=resnet18 is no option of toy", "it has width, pooling")),
+        (("model.backbone=resnet50",), ("model.backbone=resnet50 is no option of toy", "it has width, pooling")),
         (("+model.options.depth=3",), ("model.options.depth=3 is no option of toy", "it has width, pooling")),
         (("+model.options.pooling=min",), ("model.options.pooling=min is unknown", "choose one of max, mean")),
         (("+model.options.width=wide",), ("model.options.width=wide is of the type str", "int, such as 4")),
