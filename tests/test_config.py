@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import fields, is_dataclass
-from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
@@ -231,75 +230,13 @@ def test_value_that_stands_for_something_is_taken(override):
     train_config(override)
 
 
-# ---------------------------------------------------------------- what is built from it
+# ---------------------------------------------------------------- what earlier versions wrote
 
-
-@pytest.fixture
-def frozen(monkeypatch):
-    """Return a function after which a configuration refuses to be changed."""
-    done = []
-
-    def refuse(self, name, value):
-        assert not any(self is other for other in done), f"{type(self).__name__}.{name} is changed to {value}"
-        object.__setattr__(self, name, value)
-
-    def freeze(config):
-        for field in fields(config):
-            if is_dataclass(getattr(config, field.name)):
-                freeze(getattr(config, field.name))
-        monkeypatch.setattr(type(config), "__setattr__", refuse, raising=False)
-        done.append(config)
-        return config
-
-    return freeze
-
-
+OLD = Path(__file__).parent / "old_checkpoints" / "v0.1_resnet18.ckpt"
 SMALL_STREET = (
     "data=street", "data.street.train=6", "data.street.val=3", "data.street.height=64", "data.street.width=128",
     "data.crop_size=[64,64]", "data.scale_range=[64,96]", "model=icnet_resnet18", "trainer.batch_size=2",
 )  # fmt: skip
-
-
-def test_nothing_that_train_builds_changes_the_configuration(frozen, tmp_path, street_root):
-    given = train_config(*SMALL_STREET, f"data.root={street_root}", "data.workers=0")
-    config = frozen(changed(given, output_dir=str(tmp_path)))
-    before = str(config)
-    factory.prepare_data(config.data)
-    resolved = frozen(factory.resolve(config))
-    assert (config.trainer.accelerator, config.trainer.log_every_n_steps) == ("auto", 10)
-    assert resolved.trainer.accelerator in {"cpu", "gpu", "npu"}
-    data = factory.data_module(resolved.data, resolved.seed, batch_size=resolved.trainer.batch_size)
-    factory.task(resolved, data.classes)
-    assert factory.resolve_resume(resolved).resume is None
-    trainer = factory.lightning_trainer(resolved, data)
-    assert trainer.log_every_n_steps == 3  # batches of an epoch
-    assert resolved.trainer.log_every_n_steps == 10
-    assert str(config) == before
-
-
-def test_nothing_that_eval_builds_changes_the_configuration_and_the_checkpoint_is_opened_once(
-    frozen, trained, tmp_path, monkeypatch
-):
-    opened = []
-    load = torch.load
-    monkeypatch.setattr("torch.load", lambda path, **options: opened.append(path) or load(path, **options))
-    config = frozen(EvalConfig(ckpt=str(trained / "checkpoints" / "best.ckpt"), output_dir=str(tmp_path)))
-    before = str(config)
-    resolved, segmenter = factory.resolve_evaluation(frozen(factory.resolve(config)))
-    data = frozen(resolved).data
-    module = factory.data_module(data, resolved.seed)
-    assert module.train is None
-    task = factory.evaluation_task(resolved, segmenter, module.classes)
-    factory.evaluation_trainer(resolved, module)
-    results = factory.evaluation_results(resolved, data, module, task, torch.device("cpu"))
-    assert results.config["data"]["name"] == "street"
-    assert opened == [trained / "checkpoints" / "best.ckpt"]
-    assert str(config) == before
-
-
-# ---------------------------------------------------------------- what earlier versions wrote
-
-OLD = Path(__file__).parent / "old_checkpoints" / "v0.1_resnet18.ckpt"
 
 
 def test_batch_size_of_an_old_checkpoint_is_the_trainers():
