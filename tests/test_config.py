@@ -1,6 +1,5 @@
 """Every option of every group composes to a configuration that builds."""
 
-import hashlib
 import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -29,13 +27,11 @@ from icnet.config import (
 )
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
-from icnet.factory.evaluation import evaluation_data
+from icnet.factory.callbacks import callbacks
+from icnet.factory.loggers import LOGGERS, loggers
 from icnet.factory.network import description, model_title
-from icnet.factory.resuming import changes
 from icnet.factory.task import OPTIMIZERS, SCHEDULES
-from icnet.factory.trainer import LOGGERS, SUMMARY_DEPTH, ModelTable, callbacks, loggers
 from icnet.models import NETWORKS, Option
-from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
 from icnet.run.differences import RESOLVED
 from icnet.run.operations import costliest_operations
@@ -228,51 +224,6 @@ def test_value_out_of_its_range_is_refused(overrides, message):
                                       "loss.class_weights=null", "trainer.limit_train_batches=3"])  # fmt: skip
 def test_value_that_stands_for_something_is_taken(override):
     train_config(override)
-
-
-# ---------------------------------------------------------------- what earlier versions wrote
-
-OLD = Path(__file__).parent / "old_checkpoints" / "v0.1_resnet18.ckpt"
-SMALL_STREET = (
-    "data=street", "data.street.train=6", "data.street.val=3", "data.street.height=64", "data.street.width=128",
-    "data.crop_size=[64,64]", "data.scale_range=[64,96]", "model=icnet_resnet18", "trainer.batch_size=2",
-)  # fmt: skip
-
-
-def test_batch_size_of_an_old_checkpoint_is_the_trainers():
-    meta = read_checkpoint(OLD).meta
-    assert "batch_size" in meta["data"]
-    given = train_config(*SMALL_STREET, f"trainer.batch_size={meta['data']['batch_size']}")
-    assert not [change for change in changes(meta, given) if "batch_size" in change]
-    given.trainer.batch_size += 1
-    assert [change for change in changes(meta, given) if "batch_size" in change] == ["trainer.batch_size was 2, is 3"]
-
-
-def test_evaluation_takes_the_data_of_an_old_checkpoint(tmp_path):
-    config = EvalConfig(ckpt=str(OLD), output_dir=str(tmp_path))
-    data = evaluation_data(config, factory.open_evaluated(config))
-    assert (data.name, data.eval_batch_size) == ("street", 1)
-
-
-def test_evaluation_names_the_file_that_was_opened_though_a_training_writes_another(tmp_path):
-    file = tmp_path / "best.ckpt"
-    file.write_bytes(OLD.read_bytes())
-    opened = factory.open_evaluated(EvalConfig(ckpt=str(file), output_dir=str(tmp_path)))
-    file.write_bytes(b"another")
-    assert opened.sha256 == hashlib.sha256(OLD.read_bytes()).hexdigest()
-
-
-def test_table_of_the_model_counts_parameters_and_no_operations(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    task = factory.task(train_config("model=icnet_resnet18"), CITYSCAPES_CLASSES)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    task.trainer = trainer
-    ModelTable(max_depth=SUMMARY_DEPTH).on_fit_start(trainer, task)
-    shown = capsys.readouterr().out
-    assert "net.backbone" in shown
-    assert "FLOP" not in shown
-    count = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-    assert f"parameters: {count:.1f} M, of which {count:.1f} M are trained" in shown
 
 
 # ---------------------------------------------------------------- debug
