@@ -121,7 +121,7 @@ def run(
 def _run_group(job: _Job, group: ProcessGroup, nodes: Nodes) -> bool:
     """Run this node's processes to their end; returns whether they have done their work.
 
-    They have not if another node waits for this one to begin again with it.
+    They have not if another node waits for this one to restart with it.
     """
     with _noted_signals() as signals:
         processes = _start(job, group)

@@ -43,7 +43,7 @@ class Run:
     @cached_property
     def overrides(self) -> dict[str, str]:
         """The overrides as key and text; the last of a key counts, as in Hydra."""
-        pairs = (word.partition("=") for word in self.argv)
+        pairs = (override.partition("=") for override in self.argv)
         return {key.lstrip("+"): value for key, _, value in pairs}
 
     @property
@@ -155,7 +155,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())}); leave it out") from error
     if not isinstance(loaded, list):
         raise UserError(f"{folder} holds no results of train.py or eval.py; leave it out")
-    return Run(name or folder.resolve().name, folder, [str(word) for word in loaded], found, failure)
+    return Run(name or folder.resolve().name, folder, [str(override) for override in loaded], found, failure)
 
 
 def is_run(folder: Path) -> bool:

@@ -22,7 +22,7 @@ TOO_LARGE = "trainer.batch_size=7"  # of 6 samples: such a trial fails before it
 
 @pytest.fixture
 def search(small, tmp_path) -> tuple[str, ...]:
-    """Words of a search with trials of one epoch, each in a second; ``optim.lr`` and the batch size are left open."""
+    """Overrides of a search with trials of one epoch, each in a second; ``optim.lr`` and batch size are left open."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
     given = (word for word in small if not word.startswith(("optim.lr", "trainer=", "trainer.batch_size")))
     shorter = ("trainer.max_epochs=1", "callbacks.pictures=0", "callbacks.extremes=0")
