@@ -1,5 +1,7 @@
 """Evaluate a checkpoint or an exported ONNX file: ``python eval.py ckpt=PATH``; ``python eval.py --help``."""
 
+from typing import Any
+
 from icnet.config import EvalConfig
 from icnet.launch import command
 
@@ -17,12 +19,12 @@ def main(config: EvalConfig) -> float | None:
 
     refuse_training(Path(config.output_dir))
     config = replace(factory.resolve(config), ckpt=str(find_checkpoint(config.ckpt)))
-    config = factory.resolve_evaluation(config)
-    return processes.run(evaluate, config, factory.process_count(config.trainer))
+    config, segmenter = factory.resolve_evaluation(config)
+    return processes.run(evaluate, config, factory.process_count(config.trainer), segmenter)
 
 
-def evaluate(config: EvalConfig) -> float | None:
-    """Evaluate in this process; rank 0 writes the results and returns the mIoU."""
+def evaluate(config: EvalConfig, segmenter: Any = None) -> float | None:
+    """Evaluate in this process, with the model if it is open here; rank 0 writes the results and returns the mIoU."""
     from pathlib import Path
 
     import torch
@@ -33,7 +35,7 @@ def evaluate(config: EvalConfig) -> float | None:
     from icnet.run.paths import RunPaths
     from icnet.run.results import write_results
 
-    segmenter, data = factory.open_evaluated(config), config.data
+    segmenter, data = segmenter or factory.open_evaluated(config), config.data
     module = factory.data_module(data, config.seed)
     run = RunPaths(Path(config.output_dir))
     task = factory.evaluation_task(config, segmenter, module.classes)

@@ -13,7 +13,7 @@ def main(config: ExportConfig) -> float:
     from rich.console import Console
     from rich.table import Table
 
-    from icnet.deploy.export import GraphSpec, export_verified
+    from icnet.deploy.export import GraphSpec, default_file, export_verified
     from icnet.deploy.locate import find_checkpoint
     from icnet.deploy.onnx_session import describe_ports
     from icnet.deploy.trained_network import read_network, trained_on
@@ -22,8 +22,9 @@ def main(config: ExportConfig) -> float:
     options = dict(vars(config.export))
     images = options.pop("images")
     spec = GraphSpec(**options | {"batch": None if options["batch"] == "dynamic" else options["batch"]})
-    checkpoint, path = find_checkpoint(config.ckpt), Path(config.output).expanduser()
+    checkpoint = find_checkpoint(config.ckpt)
     network = read_network(checkpoint)
+    path = default_file(network) if config.output is None else Path(config.output).expanduser()
     agreement = export_verified(network, path, spec, images)
     given, taken = describe_ports(path)
 

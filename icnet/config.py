@@ -16,8 +16,6 @@ from icnet.keys import REQUIRED, Keys, Range, key
 MISSING: Any = "???"  # OmegaConf's marker for a value that has to be given
 RENAMED = {"data.batch_size": "trainer.batch_size"}  # keys up to 0.1, and what they are now
 
-COMPOSED_BACKBONE = "resnet50"  # model.backbone where no option of conf/model is chosen
-
 OUTPUT_WEIGHTS = ("sub124_weight", "sub24_weight", "sub4_weight")  # the keys of LossConfig that name ICNet's outputs
 LARGEST_SEED = 2**32 - 1  # numpy's
 LARGEST_PORT = 2**16 - 1
@@ -418,8 +416,6 @@ class TrainConfig(Keys):
                 "trainer.compile=true and trainer.activation_checkpointing=true exclude each other: a compiled network "
                 "chooses by itself what it keeps; leave one of them out"
             )
-        if self.amp.opt_level == "O2" and self.callbacks.ema_decay:
-            raise UserError("callbacks.ema_decay averages the weights, and at O2 they are float16; choose amp=o1")
         if self.callbacks.early_stop_patience and self.trainer.limit_val_batches == 0:
             raise UserError("callbacks.early_stop_patience needs validation; do not set trainer.limit_val_batches=0")
 
@@ -526,7 +522,12 @@ class ExportConfig(Keys):
     ckpt: str | None = key(
         None, "checkpoint to export", unit="null = the newest best checkpoint below outputs/", path=True
     )
-    output: str = key("ICNet.onnx", "the file, relative to the current folder", path=True)
+    output: str | None = key(
+        None,
+        "the file, relative to the current folder",
+        unit="null = the network's name with .onnx, such as ICNet.onnx",
+        path=True,
+    )
     export: ExportOptions = key(ExportOptions, "the exported graph")
 
 

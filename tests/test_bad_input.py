@@ -612,7 +612,7 @@ def test_devices_that_are_not_here_are_refused(train, monkeypatch):
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_logger_without_its_package_says_what_to_install(train, monkeypatch, package):
-    monkeypatch.setattr("icnet.factory.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("icnet.factory.loggers.find_spec", lambda name: None)
     assert_refused(train(f"logger={package}", "logger.tensorboard=false"), f"pip install {package}")
 
 

@@ -1,22 +1,18 @@
 """Every option of every group composes to a configuration that builds."""
 
-import hashlib
 import json
 from dataclasses import fields, is_dataclass
-from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from icnet import factory
 from icnet.config import (
-    COMPOSED_BACKBONE,
     AmpConfig,
     CheckConfig,
     DataConfig,
@@ -31,14 +27,13 @@ from icnet.config import (
 )
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.errors import UserError
-from icnet.factory.evaluation import evaluation_data
-from icnet.factory.network import description
-from icnet.factory.resuming import changes
+from icnet.factory.callbacks import callbacks
+from icnet.factory.loggers import LOGGERS, loggers
+from icnet.factory.network import description, model_title
 from icnet.factory.task import OPTIMIZERS, SCHEDULES
-from icnet.factory.trainer import LOGGERS, SUMMARY_DEPTH, ModelTable, callbacks, loggers
 from icnet.models import NETWORKS, Option
-from icnet.models.checkpoints import read_checkpoint
 from icnet.models.icnet import ICNet
+from icnet.run.differences import RESOLVED
 from icnet.run.operations import costliest_operations
 from icnet.run.paths import RunPaths
 
@@ -88,7 +83,9 @@ def test_defaults_are_the_published_recipe():
     assert (config.data.crop_size, config.data.scale_range) == ([960, 960], [512, 2048])
     assert (config.data.flip, config.data.blur, config.data.name) == (0.5, 0.5, "cityscapes")
     assert factory.task(config, CITYSCAPES_CLASSES).criterion.weights == {"sub124": 1, "sub24": 0.4, "sub4": 0.4}
-    assert (config.model.backbone, config.loss.resize) == ("resnet50", "nearest")
+    backbone = factory.resolve_task(factory.resolve(config)).model.backbone
+    assert (backbone, config.loss.resize) == ("resnet50", "nearest")
+    assert {"model.backbone": backbone} == RESOLVED
 
 
 def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
@@ -105,9 +102,15 @@ def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
         assert description(model, 19).options == options
         config = TrainConfig(data=DataConfig(name="street"), model=model, output_dir="outputs/test")
         assert factory.resolve_task(factory.resolve(config)).model.backbone == options.get("backbone")
-    composed = train_config("model.name=plain").model
-    assert composed.backbone == COMPOSED_BACKBONE
-    assert description(composed, 19).options == {}
+    assert description(train_config("model.name=plain").model, 19).options == {}
+    assert description(train_config("model.name=other").model, 19).options == {"backbone": "resnet18"}
+    with pytest.raises(UserError, match="^model.backbone=resnet50 is no option of plain; it has none$"):
+        description(train_config("model.name=plain", "model.backbone=resnet50").model, 19)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "model"])
+def test_option_of_the_model_is_named_as_reports_name_it(option):
+    assert model_title(train_config(f"model={option}").model) == option
 
 
 def test_experiments_are_short_diffs_headed_by_their_command():
@@ -221,113 +224,6 @@ def test_value_out_of_its_range_is_refused(overrides, message):
                                       "loss.class_weights=null", "trainer.limit_train_batches=3"])  # fmt: skip
 def test_value_that_stands_for_something_is_taken(override):
     train_config(override)
-
-
-# ---------------------------------------------------------------- what is built from it
-
-
-@pytest.fixture
-def frozen(monkeypatch):
-    """Return a function after which a configuration refuses to be changed."""
-    done = []
-
-    def refuse(self, name, value):
-        assert not any(self is other for other in done), f"{type(self).__name__}.{name} is changed to {value}"
-        object.__setattr__(self, name, value)
-
-    def freeze(config):
-        for field in fields(config):
-            if is_dataclass(getattr(config, field.name)):
-                freeze(getattr(config, field.name))
-        monkeypatch.setattr(type(config), "__setattr__", refuse, raising=False)
-        done.append(config)
-        return config
-
-    return freeze
-
-
-SMALL_STREET = (
-    "data=street", "data.street.train=6", "data.street.val=3", "data.street.height=64", "data.street.width=128",
-    "data.crop_size=[64,64]", "data.scale_range=[64,96]", "model=icnet_resnet18", "trainer.batch_size=2",
-)  # fmt: skip
-
-
-def test_nothing_that_train_builds_changes_the_configuration(frozen, tmp_path, street_root):
-    given = train_config(*SMALL_STREET, f"data.root={street_root}", "data.workers=0")
-    config = frozen(changed(given, output_dir=str(tmp_path)))
-    before = str(config)
-    factory.prepare_data(config.data)
-    resolved = frozen(factory.resolve(config))
-    assert (config.trainer.accelerator, config.trainer.log_every_n_steps) == ("auto", 10)
-    assert resolved.trainer.accelerator in {"cpu", "gpu", "npu"}
-    data = factory.data_module(resolved.data, resolved.seed, batch_size=resolved.trainer.batch_size)
-    factory.task(resolved, data.classes)
-    assert factory.resolve_resume(resolved).resume is None
-    trainer = factory.lightning_trainer(resolved, data)
-    assert trainer.log_every_n_steps == 3  # batches of an epoch
-    assert resolved.trainer.log_every_n_steps == 10
-    assert str(config) == before
-
-
-def test_nothing_that_eval_builds_changes_the_configuration_and_the_checkpoint_is_opened_once(
-    frozen, trained, tmp_path, monkeypatch
-):
-    opened = []
-    load = torch.load
-    monkeypatch.setattr("torch.load", lambda path, **options: opened.append(path) or load(path, **options))
-    config = frozen(EvalConfig(ckpt=str(trained / "checkpoints" / "best.ckpt"), output_dir=str(tmp_path)))
-    before = str(config)
-    resolved = frozen(factory.resolve_evaluation(frozen(factory.resolve(config))))
-    segmenter, data = factory.open_evaluated(resolved), resolved.data
-    module = factory.data_module(data, resolved.seed)
-    assert module.train is None
-    task = factory.evaluation_task(resolved, segmenter, module.classes)
-    factory.evaluation_trainer(resolved, module)
-    results = factory.evaluation_results(resolved, data, module, task, torch.device("cpu"))
-    assert results.config["data"]["name"] == "street"
-    assert opened == [trained / "checkpoints" / "best.ckpt"]
-    assert str(config) == before
-
-
-# ---------------------------------------------------------------- what earlier versions wrote
-
-OLD = Path(__file__).parent / "old_checkpoints" / "v0.1_resnet18.ckpt"
-
-
-def test_batch_size_of_an_old_checkpoint_is_the_trainers():
-    meta = read_checkpoint(OLD).meta
-    assert "batch_size" in meta["data"]
-    given = train_config(*SMALL_STREET, f"trainer.batch_size={meta['data']['batch_size']}")
-    assert not [change for change in changes(meta, given) if "batch_size" in change]
-    given.trainer.batch_size += 1
-    assert [change for change in changes(meta, given) if "batch_size" in change] == ["trainer.batch_size was 2, is 3"]
-
-
-def test_evaluation_takes_the_data_of_an_old_checkpoint(tmp_path):
-    config = EvalConfig(ckpt=str(OLD), output_dir=str(tmp_path))
-    data = evaluation_data(config, factory.open_evaluated(config))
-    assert (data.name, data.eval_batch_size) == ("street", 1)
-
-
-def test_evaluation_names_the_file_that_was_opened_though_a_training_writes_another(tmp_path):
-    file = tmp_path / "best.ckpt"
-    file.write_bytes(OLD.read_bytes())
-    opened = factory.open_evaluated(EvalConfig(ckpt=str(file), output_dir=str(tmp_path)))
-    file.write_bytes(b"another")
-    assert opened.sha256 == hashlib.sha256(OLD.read_bytes()).hexdigest()
-
-
-def test_table_of_the_model_counts_parameters_and_no_operations(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    task = factory.task(train_config("model=icnet_resnet18"), CITYSCAPES_CLASSES)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    task.trainer = trainer
-    ModelTable(max_depth=SUMMARY_DEPTH).on_fit_start(trainer, task)
-    shown = capsys.readouterr().out
-    assert "net.backbone" in shown
-    assert "FLOP" not in shown
-    count = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-    assert f"parameters: {count:.1f} M, of which {count:.1f} M are trained" in shown
 
 
 # ---------------------------------------------------------------- debug

@@ -90,7 +90,6 @@ TOGETHER = [
     ("amp.opt_level=O1 amp.loss_scale=0", "amp.loss_scale=0 is unknown", "a number above 0, such as 128, or dynamic"),
     ("amp.opt_level=O2 amp.loss_scale=static", "amp.loss_scale=static is unknown", "or dynamic"),
     ("amp.opt_level=O1 amp.loss_scale=true", "amp.loss_scale=True is unknown"),
-    ("amp.opt_level=O2 callbacks.ema_decay=0.9", "callbacks.ema_decay averages the weights", "choose amp=o1"),
 ]
 EVALUATION = [
     ("eval.scales=[]", "eval.scales=[] is empty"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from icnet.data import lettering
 from icnet.data.labels import IGNORE_INDEX, ClassTable
+from icnet.run import files
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def write_key(picture: Path, classes: ClassTable, names: Sequence[str]) -> None:
     if not numbered:
         key.unlink(missing_ok=True)
         return
-    key.write_text("".join(f"{shown} {name}\n" for shown, name in numbered.items()), encoding="utf-8")
+    files.write_text(key, "".join(f"{shown} {name}\n" for shown, name in numbered.items()))
     log.warning(
         "%s shows numbers for %d class names: no font here has the letters of %s; %s says which is which, and a font "
         "with them, such as one of Noto's, shows the names", picture, len(numbered), next(iter(numbered.values())), key,

@@ -27,6 +27,7 @@ from icnet.deploy.onnx_session import HEADS, ONNX_SUFFIX
 from icnet.deploy.trained_network import Network, trained_on
 from icnet.deploy.verify import Agreement, sample_images, verify_onnx
 from icnet.errors import UserError
+from icnet.models import name_in_files
 from icnet.models.folding import fold_batchnorm
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork, describe_sides
@@ -121,6 +122,11 @@ def export_onnx(
     own = {CONTENT_SHA256: UNSEALED, "normalize": json.dumps(spec.normalize), "head": spec.head}
     onnx.helper.set_model_props(model, own | dict(metadata or {}))
     _write(seal(complete(model).SerializeToString()), path)
+
+
+def default_file(model: Network) -> Path:
+    """Return the file that a network is exported to where nothing is given, in the current folder."""
+    return Path(name_in_files(model.checkpoint.network.name) + ONNX_SUFFIX)
 
 
 def export_verified(model: Network, path: Path, spec: GraphSpec, images: str | None = None) -> Agreement:

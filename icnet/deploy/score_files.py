@@ -1,6 +1,7 @@
 """The scores of an evaluation for people: a table on the screen, a CSV file, the confusion matrix as a picture."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,19 @@ from torch import Tensor
 
 from icnet.data import drawing, lettering
 from icnet.data.labels import ClassTable
+from icnet.run import files
 from icnet.run.results import EvaluationRecord
 
 
 def write_csv(path: Path, results: EvaluationRecord) -> None:
     """Write one row per class: ``class,iou`` (0-1, empty for absent classes), then the means."""
     means = {key: getattr(results, key) for key in ("miou", "category_miou", "pixel_acc")}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "iou"])
-        rows = [*(results.iou or {}).items(), *means.items()]
-        writer.writerows([name, "" if value is None or value != value else f"{value:.6f}"] for name, value in rows)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["class", "iou"])
+    rows = [*(results.iou or {}).items(), *means.items()]
+    writer.writerows([name, "" if value is None or value != value else f"{value:.6f}"] for name, value in rows)
+    files.write_text(path, text.getvalue())
 
 
 def print_scores(results: EvaluationRecord, title: str) -> None:
@@ -84,7 +87,8 @@ def draw_confusion(path: Path, confusion: Tensor, classes: ClassTable, title: st
     if _can_draw(title):
         _choose_font(axes.set_title(title))
     figure.colorbar(image, label="% of the label's pixels", shrink=0.7)
-    figure.savefig(path)
+    with files.atomic_file(path) as file:
+        figure.savefig(file, format="png")
     drawing.write_key(path, classes, names)
 
 

@@ -1,6 +1,6 @@
 """From configuration to objects, for all scripts: the only package that knows both."""
 
-from icnet.factory.checking import check_data, class_weights, look_through
+from icnet.factory.checking import check_data
 from icnet.factory.data import data_module, data_title, prepare_data, recorded_fingerprint
 from icnet.factory.devices import prepare_device, process_count, resolve
 from icnet.factory.evaluation import (
@@ -10,6 +10,8 @@ from icnet.factory.evaluation import (
     open_evaluated,
     resolve_evaluation,
 )
+from icnet.factory.findings import look_through
+from icnet.factory.loss import class_weights
 from icnet.factory.network import network
 from icnet.factory.resuming import finished_results, resolve_resume
 from icnet.factory.task import resolve_task, task

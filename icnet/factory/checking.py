@@ -1,22 +1,18 @@
-"""What is looked at in the data before a training, and the class weights that its labels come to."""
+"""What is looked at in the data before a training."""
 
 import logging
 import math
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
-from icnet.config import CheckConfig, DataConfig, TrainConfig
-from icnet.data import check, known, survey
+from icnet.config import DataConfig, TrainConfig
+from icnet.data import check, known
 from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.dataset import SegmentationDataset
 from icnet.data.known import Known
-from icnet.data.statistics import WEIGHTINGS
 from icnet.errors import UserError
-from icnet.factory.data import data_module, data_title, prepare_data
+from icnet.factory.data import data_module
 from icnet.factory.devices import world_size
-from icnet.run.data_findings import SAMPLES, DataFindings
-from icnet.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +34,15 @@ def check_data(config: TrainConfig) -> None:
     module = data_module(config.data, config.seed, batch_size=config.trainer.batch_size)
     train = _train(module)
     if config.data.check:
-        keys = key(config.data, train), key(config.data, module.val)
+        keys = kept_as(config.data, train), kept_as(config.data, module.val)
         with known.alone(keys[0]):
-            problems = _look(config, module, _load(keys[0], train), _load(keys[1], module.val), keys)
+            problems = _look(config, module, load_known(keys[0], train), load_known(keys[1], module.val), keys)
         if problems:
             raise _refusal(problems)
         for line in data_warnings(config, module):
             log.warning("%s", line)
-    class_weights(config, train)
+    if isinstance(config.loss.class_weights, str):
+        count_labels(config, train)
 
 
 def _look(
@@ -98,115 +95,35 @@ def _refusal(problems: list[str]) -> UserError:
 def data_warnings(config: TrainConfig, module: SegmentationDataModule) -> list[str]:
     """Return what is to be said of the labels, as far as they were looked at: classes that never occur above all."""
     train, val = _train(module), module.val
-    of_train, of_val = (_load(key(config.data, one), one) for one in (train, val))
+    of_train, of_val = (load_known(kept_as(config.data, one), one) for one in (train, val))
     return check.label_warnings(train, of_train) + check.score_warnings(val, of_val)
 
 
-def class_weights(config: TrainConfig, train: SegmentationDataset | None) -> list[float] | None:
-    """Return the loss's class weights: those that are given, or those that the training labels come to.
+def count_labels(config: TrainConfig, train: SegmentationDataset) -> Known:
+    """Return what is known of the training set once all of its labels are counted.
 
     Args:
         config: Of the run.
-        train: The training set, all of whose labels are counted unless that was done before.
-
-    Returns:
-        One number for each class, 0 where a class never occurs; None for 1 everywhere.
+        train: The training set.
 
     Raises:
         UserError: If a label mask cannot be read, or no label counts.
     """
-    rule = config.loss.class_weights
-    if not isinstance(rule, str) or train is None:
-        return rule
-    name = key(config.data, train)
+    name = kept_as(config.data, train)
     with known.alone(name):
-        counted = count_all(train, name, progress=config.trainer.progress_bar)
-    if nothing := check.all_ignored(train, counted):
+        found = load_known(name, train)
+        if not found.counted.all():
+            log.info("counting the labels of %s", train.title)
+            problems = check.look_at_masks(train, found, range(len(train)), progress=config.trainer.progress_bar)
+            known.keep(name, found)
+            if problems:
+                raise _refusal(problems)
+    if nothing := check.all_ignored(train, found):
         raise UserError(nothing)
-    weights: list[float] = WEIGHTINGS[rule].weigh(counted.pixels, counted.ignored).tolist()
-    return weights
-
-
-def count_all(dataset: SegmentationDataset, name: str, *, progress: bool) -> Known:
-    """Return what is known of a split once all of its labels are counted.
-
-    Args:
-        dataset: The split.
-        name: See ``key``.
-        progress: Whether to show a bar.
-
-    Raises:
-        UserError: If a label mask cannot be read.
-    """
-    found = _load(name, dataset)
-    if not found.counted.all():
-        log.info("counting the labels of %s", dataset.title)
-        problems = check.look_at_masks(dataset, found, range(len(dataset)), progress=progress)
-        known.keep(name, found)
-        if problems:
-            raise _refusal(problems)
     return found
 
 
-def look_through(config: CheckConfig, output: Path) -> DataFindings:
-    """Look through whole splits, and draw some of their samples into a folder of ``output``.
-
-    Args:
-        config: What to look at.
-        output: Where the folder of pictures goes.
-
-    Returns:
-        What was found; what a training would end at is listed, not raised.
-
-    Raises:
-        UserError: If the data set or its list of classes is not there.
-    """
-    data, options = config.data, config.check
-    prepare_data(data)
-    problems: list[str] = []
-    warnings: list[str] = []
-    pictures: list[str] = []
-    splits: list[survey.Split] = []
-    for name in dict.fromkeys(options.splits or [data.train_split, data.val_split]):
-        try:
-            dataset = data_module(replace(data, val_split=name), config.seed).val
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        kept = key(data, dataset)
-        with known.alone(kept):
-            found = _load(kept, dataset)
-            split = survey.look_through(
-                name, dataset, found, sample=options.sample, seed=config.seed, progress=config.progress_bar
-            )
-            known.keep(kept, found)
-        problems += split.problems
-        if name == data.train_split:
-            problems += [line for line in [check.all_ignored(dataset, found)] if line and not split.problems]
-            warnings += check.label_warnings(dataset, found)
-        elif name == data.val_split:
-            warnings += check.score_warnings(dataset, found)
-        drawn = survey.draw_samples(split, output / SAMPLES, options.pictures)
-        pictures += [f"{SAMPLES}/{path.name}" for path in drawn]
-        splits.append(split)
-    if not splits:
-        raise UserError(problems[0])
-    trained = next((split for split in splits if split.name == data.train_split), None)
-    return DataFindings(
-        data=data_title(data),
-        root=data.root,
-        version=__version__,
-        problems=problems,
-        warnings=warnings,
-        splits=[survey.describe(split, progress=config.progress_bar) for split in splits],
-        duplicates=survey.find_duplicates(splits),
-        suspicious=[item for split in splits for item in survey.find_suspicious(split)],
-        class_weights=survey.suggest_weights(trained) if trained else [],
-        pictures=pictures,
-    )
-
-
-def key(data: DataConfig, dataset: SegmentationDataset) -> str:
+def kept_as(data: DataConfig, dataset: SegmentationDataset) -> str:
     """Return under which name it is kept what is known of a split; see ``icnet.data.known``."""
     about: dict[str, Any] = {
         one.name: getattr(data, one.name)
@@ -216,7 +133,8 @@ def key(data: DataConfig, dataset: SegmentationDataset) -> str:
     return known.fingerprint(dataset, about | {"coding": dataset.coding})
 
 
-def _load(name: str, dataset: SegmentationDataset) -> Known:
+def load_known(name: str, dataset: SegmentationDataset) -> Known:
+    """Return what is known of a split; see ``kept_as`` for its name."""
     return known.load(name, len(dataset), len(dataset.classes))
 
 

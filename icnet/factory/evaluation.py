@@ -34,15 +34,11 @@ PUBLISHED_DATA = {"name": "cityscapes"}
 """What the published ``.pth`` files, which do not tell, were trained on."""
 
 
-_opened: dict[str, Segmenter] = {}
-"""The model that ``resolve_evaluation`` opened, until the evaluation takes it in the same process."""
-
-
-def resolve_evaluation(config: EvalConfig) -> EvalConfig:
+def resolve_evaluation(config: EvalConfig) -> tuple[EvalConfig, Segmenter]:
     """Open the model and prepare the data to evaluate it on, before any process looks for them.
 
     Returns:
-        The configuration with the whole of the data: the model's own, or what was chosen.
+        The configuration with the whole of the data, the model's own or what was chosen; and the model.
 
     Raises:
         UserError: If the file cannot be read, or the folder holds an evaluation on other data; or see
@@ -54,8 +50,7 @@ def resolve_evaluation(config: EvalConfig) -> EvalConfig:
     found = data_fingerprint(data, training=False)
     refuse_other_evaluation(Path(config.output_dir), found)
     _compare_with_training(config, segmenter, data, found)
-    _opened[str(config.ckpt)] = segmenter
-    return replace(config, data=data)
+    return replace(config, data=data), segmenter
 
 
 def _compare_with_training(config: EvalConfig, segmenter: Segmenter, data: DataConfig, found: DataFingerprint) -> None:
@@ -69,15 +64,11 @@ def _compare_with_training(config: EvalConfig, segmenter: Segmenter, data: DataC
 
 
 def open_evaluated(config: EvalConfig) -> Segmenter:
-    """Open what is evaluated, once in each process: its data, its task and its results are told from this.
+    """Open what is evaluated: its data, its task and its results are told from this.
 
     Raises:
         UserError: If the file cannot be read.
     """
-    ready = _opened.pop(str(config.ckpt), None)
-    _opened.clear()  # of an evaluation that took place in other processes, or did not
-    if ready:
-        return ready
     path = Path(config.ckpt or "")
     segmenter = open_segmenter(path, torch.device("cpu"))  # Lightning moves it to its device
     segmenter.sha256 = sha256(path)

@@ -1,10 +1,13 @@
-"""From configuration to the loss."""
+"""From configuration to the loss, and the weights in it."""
 
 from collections.abc import Sequence
 
-from icnet.config import LossConfig
+from icnet.config import LossConfig, TrainConfig
+from icnet.data.dataset import SegmentationDataset
 from icnet.data.labels import IGNORE_INDEX
+from icnet.data.statistics import WEIGHTINGS
 from icnet.errors import UserError
+from icnet.factory.checking import count_labels
 from icnet.models.network import SegmentationNetwork
 from icnet.training.losses import CascadeLoss
 
@@ -24,6 +27,27 @@ def output_weights(loss: LossConfig, kind: type[SegmentationNetwork]) -> dict[st
     weights = {name: given.get(name, weight) for name, weight in kind.loss_weights.items()}
     if not any(weights.values()):
         raise UserError(f"the loss weights of {', '.join(weights)} are all 0; give one a number above 0")
+    return weights
+
+
+def class_weights(config: TrainConfig, train: SegmentationDataset | None) -> list[float] | None:
+    """Return the loss's class weights: those that are given, or those that the training labels come to.
+
+    Args:
+        config: Of the run.
+        train: The training set, all of whose labels are counted unless that was done before.
+
+    Returns:
+        One number for each class, 0 where a class never occurs; None for 1 everywhere.
+
+    Raises:
+        UserError: If a label mask cannot be read, or no label counts.
+    """
+    rule = config.loss.class_weights
+    if not isinstance(rule, str) or train is None:
+        return rule
+    counted = count_labels(config, train)
+    weights: list[float] = WEIGHTINGS[rule].weigh(counted.pixels, counted.ignored).tolist()
     return weights
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from icnet.config import COMPOSED_BACKBONE, ModelConfig
+from icnet.config import ModelConfig
 from icnet.deploy.trained_network import told_classes
 from icnet.errors import UserError
 from icnet.models import build_network, network_class, network_options
@@ -24,9 +24,7 @@ def description(model: ModelConfig, num_classes: int) -> NetworkDescription:
         UserError: If the network or an option is unknown.
     """
     given = dict(model.options)
-    has_backbone = "backbone" in network_class(model.name).options
-    # model.name=NAME changes one key of the group's default option; its backbone is nobody's choice then.
-    if model.backbone is not None and (has_backbone or model.backbone != COMPOSED_BACKBONE):
+    if model.backbone is not None:
         given["backbone"] = model.backbone
     return NetworkDescription(model.name, network_options(model.name, given), num_classes)
 

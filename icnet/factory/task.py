@@ -20,6 +20,7 @@ from icnet.models import network_class
 from icnet.models.network import SegmentationNetwork, describe_sides
 from icnet.run.results import DataFingerprint
 from icnet.training.activation_checkpointing import check_activation_checkpointing, checkpoint_activations
+from icnet.training.callbacks.weight_average import check_average
 from icnet.training.freezing import check_parts
 from icnet.training.optim import FUSED, adamw, npu_fused_sgd, parameter_groups, poly, sgd, warmup_cosine
 from icnet.training.precision import OPT_LEVELS, check_precision
@@ -40,13 +41,16 @@ def resolve_task(config: TrainConfig) -> TrainConfig:
 
     Raises:
         UserError: If the network, one of its options, outputs, weights or parts is unknown, or the crop does not suit
-            it; or if the opt level is unknown, has no such loss scale, or does not run on the device.
+            it; or if the opt level is unknown, has no such loss scale or no weights that can be averaged, or does not
+            run on the device.
     """
     kind = network_class(config.model.name)
     options = description(config.model, 1).options
     check_precision(config.amp.opt_level, config.amp.loss_scale, device_type(config.trainer))
     if config.trainer.activation_checkpointing:
         check_activation_checkpointing(kind, config.amp.opt_level, device_type(config.trainer))
+    if config.callbacks.ema_decay:
+        check_average(config.amp.opt_level)
     output_weights(config.loss, kind)
     check_parts(kind, config.optim.freeze)
     for side in config.data.crop_size:

@@ -1,190 +1,27 @@
-"""From configuration to Lightning's Trainer with its loggers and callbacks."""
+"""From configuration to Lightning's Trainer."""
 
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, RichModelSummary
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.utilities.model_summary import get_human_readable_count
-from rich import get_console
-from rich.table import Table
-from typing_extensions import override
 
-from icnet import npu
 from icnet.config import TrainConfig, TrainerConfig
 from icnet.data.datamodule import SegmentationDataModule
-from icnet.data.labels import ClassTable
 from icnet.errors import UserError
+from icnet.factory.callbacks import callbacks
 from icnet.factory.checking import data_warnings
-from icnet.factory.data import batches_per_epoch, data_set, data_title
+from icnet.factory.data import batches_per_epoch
 from icnet.factory.devices import device_arguments, device_type, group_plugins, world_size
-from icnet.factory.network import model_title
+from icnet.factory.loggers import loggers
 from icnet.models import network_class
-from icnet.run.paths import MLRUNS, TENSORBOARD, RunPaths
-from icnet.run.results import DataFingerprint, TrainingRecord
-from icnet.training.callbacks.ascend_logs import AscendLogs
-from icnet.training.callbacks.batchnorm import SharedBatchNormStatistics
-from icnet.training.callbacks.best_checkpoint import BestCheckpoint
-from icnet.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-from icnet.training.callbacks.compile_network import CompileNetwork
-from icnet.training.callbacks.cost_estimate import CostEstimate
-from icnet.training.callbacks.early_stopping import ResumableEarlyStopping
-from icnet.training.callbacks.extreme_images import ExtremeImages
-from icnet.training.callbacks.last_checkpoint import LastCheckpoint
-from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
-from icnet.training.callbacks.progress_bar import ProgressBar
-from icnet.training.callbacks.resumed_length import ResumedLength
-from icnet.training.callbacks.speed_monitor import SpeedMonitor
-from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
-from icnet.training.callbacks.stop_without_labels import StopWithoutLabels
-from icnet.training.callbacks.training_results import TrainingResults
-from icnet.training.callbacks.validation_pictures import ValidationPictures
-from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule
-from icnet.training.callbacks.weight_average import ExponentialAverage
+from icnet.run.paths import RunPaths
+from icnet.run.results import DataFingerprint
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.precision import precision_plugin
 from icnet.training.profiler import OperationsProfiler
-
-SUMMARY_DEPTH = 2  # of the table of the model: the network's parts, not their layers
-
-
-class ModelTable(RichModelSummary):
-    """Lightning's table of the model without operations, of which it counts none.
-
-    Lightning (2.6) counts them where the module has an ``example_input_array``, which costs a pass at every start;
-    without one it shows 0 for each part and in total.
-    """
-
-    @staticmethod
-    @override
-    def summarize(
-        summary_data: list[tuple[str, list[str]]],
-        total_parameters: int,
-        trainable_parameters: int,
-        model_size: float,
-        total_training_modes: dict[str, int],
-        total_flops: int,
-        **summarize_kwargs: Any,
-    ) -> None:
-        table = Table(header_style="bold magenta")
-        shown = [(name, values) for name, values in summary_data if name != "FLOPs"]
-        for name, _ in shown:
-            table.add_column(name, justify="right" if name == "Params" else "left", no_wrap=name == "Name")
-        for row in zip(*(values for _, values in shown), strict=True):
-            table.add_row(*row)
-        console = get_console()
-        console.print(table)
-        trained = get_human_readable_count(trainable_parameters).strip()
-        console.print(
-            f"parameters: {get_human_readable_count(total_parameters).strip()}, of which {trained} are trained; "
-            f"{model_size:,.1f} MB"
-        )
-
-
-LOGGERS: dict[str, Callable[[str, str], Logger]] = {
-    "csv": lambda folder, project: CSVLogger(folder, name="", version=RunPaths(Path(folder)).new_curves().name),
-    "tensorboard": lambda folder, project: TensorBoardLogger(
-        folder, name="", version=TENSORBOARD, default_hp_metric=False
-    ),
-    "wandb": lambda folder, project: WandbLogger(project=project, save_dir=folder),
-    "mlflow": lambda folder, project: MLFlowLogger(experiment_name=project, save_dir=f"{folder}/{MLRUNS}"),
-}
-"""Key of ``logger`` to what builds it for a run folder and a project's name."""
-
-LOGGER_EXTRAS = ("wandb", "mlflow")
-"""Those that need the package of their name, an extra."""
-
-
-def loggers(config: TrainConfig) -> list[Logger]:
-    """Build the loggers.
-
-    Raises:
-        UserError: If one needs a package that is not installed.
-    """
-    wanted = [name for name in LOGGERS if getattr(config.logger, name)]
-    for name in wanted:
-        if name in LOGGER_EXTRAS and find_spec(name) is None:
-            raise UserError(f"logger={name} needs {name}, which is not installed; run 'pip install {name}'")
-    return [LOGGERS[name](config.output_dir, config.logger.project) for name in wanted]
-
-
-def callbacks(
-    config: TrainConfig,
-    classes: ClassTable,
-    log_every_n_steps: int,
-    *,
-    fingerprint: DataFingerprint | None = None,
-    warnings_of_data: list[str] | None = None,
-) -> list[Callback]:
-    """Build the callbacks, in the order in which they act.
-
-    Args:
-        config: Of the run.
-        classes: Of its data.
-        log_every_n_steps: As configured, or less where an epoch is shorter.
-        fingerprint: Of its data, for the results; None in a process that writes none.
-        warnings_of_data: What was said of the labels; None if nobody looked.
-    """
-    run = RunPaths(Path(config.output_dir))
-    wanted, trainer = config.callbacks, config.trainer
-    about = TrainingRecord(
-        data=data_title(config.data),
-        synthetic=data_set(config.data).synthetic,
-        model=model_title(config.model),
-        seed=config.seed,
-        palette=[list(color) for color in classes.palette],
-        data_warnings=warnings_of_data,
-        config=asdict(config),
-        fingerprint=fingerprint,
-    )
-    built: list[Callback] = [
-        StopOnNonFiniteLoss(run.checkpoints, log_every_n_steps),
-        SharedBatchNormStatistics(),
-        SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
-        CostEstimate(),
-        ResumedLength(),
-        LearningRateMonitor(),
-        LossScaleMonitor(),
-        TrainingResults(run.folder, about),
-    ]
-    if trainer.compile:
-        built.append(CompileNetwork(trainer.batch_size, config.data.crop_size))
-    if wanted.result_files:
-        given = (wanted.result_files, trainer.batch_size, log_every_n_steps)
-        built.append(AscendLogs(run.folder, config.model.name, *given))
-    if not trainer.val_every_n_epochs:
-        built.append(PublishedValidationSchedule())
-    if wanted.pictures:
-        built.append(ValidationPictures(run.pictures, wanted.pictures, classes))
-    if wanted.extremes:
-        built.append(ExtremeImages(run.extremes, wanted.extremes, classes))
-    if wanted.device_stats:
-        built.append(DeviceStatsMonitor())
-    if wanted.ema_decay:
-        built.append(ExponentialAverage(wanted.ema_decay))
-    if wanted.early_stop_patience:
-        built.append(ResumableEarlyStopping("val/miou", mode="max", patience=wanted.early_stop_patience))
-    if trainer.profiler and trainer.accelerator == "npu":
-        built.append(npu.StepProfiler(run.profile))
-    if trainer.progress_bar:
-        built += [ProgressBar(log_every_n_steps), ModelTable(max_depth=SUMMARY_DEPTH)]
-    best = BestCheckpoint(
-        run.checkpoints,
-        run.best.stem,
-        monitor="val/miou",
-        mode="max",
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-    last = LastCheckpoint(run.last, wanted.checkpoint_every_n_steps)
-    return [*built, CheckpointOnSignal(run.last), best, last, StopWithoutLabels()]
 
 
 def quiet_lightning() -> None:

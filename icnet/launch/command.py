@@ -14,9 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from icnet.launch import job, messages, run_folder, sweep
+from icnet.launch import job, messages, run_folder, shared_folder, sweep
 from icnet.launch.help import show_help
 from icnet.launch.overrides import readable
+from icnet.run.failure import write_failure
 
 Config = TypeVar("Config")
 
@@ -47,7 +48,7 @@ class Command:
         self._conf = next((conf for conf in folders if (conf / f"{name}.yaml").exists()), folders[0])
         self._failed: list[int] = []  # of the jobs that ran in this process; SweepTable finds those of others
         self._defect: Exception | None = None  # what ``main`` raised, unlike an error of Hydra's
-        self._shared: run_folder.SharedRunFolder | None = None
+        self._shared: shared_folder.SharedRunFolder | None = None
 
     def __call__(self) -> None:
         """Read ``sys.argv``, run and exit."""
@@ -56,7 +57,7 @@ class Command:
         ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
         given = sys.argv[1:] = readable(sys.argv[1:], self.schema)
         try:
-            self._shared = run_folder.shared_run_folder(given)
+            self._shared = shared_folder.shared_run_folder(given)
             sys.argv += self._shared.overrides if self._shared else []
             if not show_help(self.name, self.schema, self._conf, self.program):
                 with sweep.search_given_up():
@@ -104,4 +105,4 @@ class Command:
         self._failed.append(status)
         messages.print_error(f"job {about.job.num}: {line}")
         if noted:
-            run_folder.write_failure(Path(about.runtime.output_dir), status, line)
+            write_failure(Path(about.runtime.output_dir), messages.FAILURES[status], line)

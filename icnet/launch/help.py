@@ -26,7 +26,7 @@ def show_help(name: str, schema: type, folder: Path, program: str) -> bool:
     given = sys.argv[1:]
     if not ASKED & set(given):
         return False
-    overrides = [word for word in given if "=" in word and not word.startswith("-")]
+    overrides = [override for override in given if "=" in override and not override.startswith("-")]
     text = help_text(name, schema, folder, overrides, program)
     try:
         print(text, flush=True)

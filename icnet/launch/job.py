@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from icnet.launch import logs, messages, rank, run_folder
+from icnet.run.failure import clear_failure
 
 
 def run(name: str, main: Callable[[Any], Any], config: Any) -> Any:
@@ -29,7 +30,7 @@ def run(name: str, main: Callable[[Any], Any], config: Any) -> Any:
 def _run_in_folder(name: str, main: Callable[[Any], Any], config: Any) -> Any:
     """Run ``main`` with a log in its run folder."""
     about, group = HydraConfig.get(), rank.from_environment()
-    run_folder.clear_failure(Path(about.runtime.output_dir))
+    clear_failure(Path(about.runtime.output_dir))
     key = "hydra.sweep.dir" if about.mode == RunMode.MULTIRUN else "hydra.run.dir"
     run_folder.make_output_folder(config.output_dir, key=key)
     if group:

@@ -14,9 +14,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from icnet.config import RENAMED
 from icnet.errors import UserError
 from icnet.launch.rank import RankDied
+from icnet.run.failure import DIED, FAILED
 
 DEFECT = 1
 USER_MISTAKE = 2  # the exit status for what the user can fix; 1 is a defect, with its traceback
+FAILURES = {DEFECT: DIED, USER_MISTAKE: FAILED}  # what a job of a sweep leaves in its folder
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 USERS_TO_FIX = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -15,7 +15,7 @@ BRACED = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 LEFT_ALONE = re.compile(r"""['"]|.*,|\w+\(.*\)$""")
 
 
-def readable(words: Sequence[str], schema: type) -> list[str]:
+def readable(argv: Sequence[str], schema: type) -> list[str]:
     """Return a command line as Hydra can read it.
 
     A path may be typed as it is: ``data.root=~/my set (2)`` or ``data.images={split}/{stem}.jpg``, which Hydra would
@@ -23,10 +23,10 @@ def readable(words: Sequence[str], schema: type) -> list[str]:
     ``${HOME}`` in every path, which Hydra would take for a key.
 
     Args:
-        words: Of the command line, the script's name left out.
+        argv: The command line without the script's name.
         schema: The dataclass of the configuration, which tells what keys are paths.
     """
-    return [_readable(word, {*path_keys(schema), *HYDRA_PATHS}) for word in words]
+    return [_readable(override, {*path_keys(schema), *HYDRA_PATHS}) for override in argv]
 
 
 def path_keys(schema: type, above: str = "") -> Iterator[str]:
@@ -38,10 +38,10 @@ def path_keys(schema: type, above: str = "") -> Iterator[str]:
             yield f"{above}{key.name}"
 
 
-def _readable(word: str, paths: set[str]) -> str:
-    key, equals, value = word.partition("=")
+def _readable(override: str, paths: set[str]) -> str:
+    key, equals, value = override.partition("=")
     if not equals or key.lstrip("+") not in paths or LEFT_ALONE.match(value):
-        return word
+        return override
     if key.lstrip("+") in HYDRA_PATHS:
         value = os.path.expanduser(os.path.expandvars(value))
     value = BRACED.sub(lambda found: os.environ.get(found[1], found[0]), value)

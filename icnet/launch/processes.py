@@ -70,7 +70,9 @@ class _Job:
         files.write_text(self.notes / f"{local_rank}.json", json.dumps(note))
 
 
-def run(function: Callable[[Config], float | None], config: Config, processes: int) -> float | None:
+def run(
+    function: Callable[..., float | None], config: TrainConfig | EvalConfig, processes: int, *open_here: object
+) -> float | None:
     """Run a function here, or in several processes that form one group.
 
     Args:
@@ -79,6 +81,7 @@ def run(function: Callable[[Config], float | None], config: Config, processes: i
             processes that died are started again, then from their last checkpoint if they left one.
         processes: How many on this node. A single one on a single node without restarts runs in place; and so does
             each process of a group that torchrun or SLURM started.
+        open_here: What is open in this process already: further arguments of a function that runs in place.
 
     Returns:
         What the first process of all returned; None on other nodes than its own.
@@ -90,9 +93,9 @@ def run(function: Callable[[Config], float | None], config: Config, processes: i
     """
     trainer = config.trainer
     if rank.from_environment():
-        return function(config)
+        return function(config, *open_here)
     if processes == 1 and trainer.num_nodes == 1 and not trainer.max_restarts:
-        return function(config)
+        return function(config, *open_here)
     about = HydraConfig.get()
     methods = multiprocessing.get_all_start_methods()
     if multiprocessing.get_start_method() not in methods:  # in a process of joblib's, with one that ours do not know
@@ -118,7 +121,7 @@ def run(function: Callable[[Config], float | None], config: Config, processes: i
 def _run_group(job: _Job, group: ProcessGroup, nodes: Nodes) -> bool:
     """Run this node's processes to their end; returns whether they have done their work.
 
-    They have not if another node waits for this one to begin again with it.
+    They have not if another node waits for this one to restart with it.
     """
     with _noted_signals() as signals:
         processes = _start(job, group)

@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 from typing_extensions import override
 
 from icnet.errors import UserError
-from icnet.launch.messages import USER_MISTAKE, flatten, one_line, print_error
-from icnet.launch.run_folder import clear_failures, failure_statuses
+from icnet.launch.messages import FAILURES, USER_MISTAKE, flatten, one_line, print_error
 from icnet.report.formats import print_failures, print_table
 from icnet.report.sweep_page import write_table
 from icnet.report.table import sweep_title, tabulate
+from icnet.run.failure import clear_failures, kinds_below
 from icnet.run.paths import hydra_folders_below
 from icnet.run.reader import read_sweep
 
@@ -55,7 +55,8 @@ class SweepTable(Callback):
                 print_failures(table)
         except Exception as error:  # the runs are done, and nothing may be lost for the sake of their table
             log.warning("no report of %s (%s); python -m icnet.report makes it again", folder, _named_line(error))
-        statuses = failure_statuses(folder)
+        found = kinds_below(folder)
+        statuses = [status for status, kind in FAILURES.items() if kind in found]
         if statuses:
             sys.exit(min(statuses))  # Hydra would only warn of any other exception here
 

@@ -8,7 +8,15 @@ from icnet.models.icnet import ICNet
 from icnet.models.icnet_lite0 import ICNetLite0
 from icnet.models.network import Option, SegmentationNetwork
 
-__all__ = ["NETWORKS", "Option", "SegmentationNetwork", "build_network", "network_class", "network_options"]
+__all__ = [
+    "NETWORKS",
+    "Option",
+    "SegmentationNetwork",
+    "build_network",
+    "name_in_files",
+    "network_class",
+    "network_options",
+]
 
 NETWORKS: dict[str, type[SegmentationNetwork]] = {"icnet": ICNet, "icnet_lite0": ICNetLite0}
 """The classes by the name that ``model.name`` and a checkpoint's description give them."""
@@ -23,6 +31,15 @@ def network_class(name: str) -> type[SegmentationNetwork]:
     if name not in NETWORKS:
         raise UserError(f"model.name={name} is unknown; choose one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
+
+
+def name_in_files(name: str) -> str:
+    """Return what files call a network of this name, such as ``ICNet``.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    return network_class(name).name_in_files or name
 
 
 def network_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class ICNet(ImageCascade):
         backbone: One of ``icnet.models.backbone.BLOCKS``.
     """
 
+    name_in_files: ClassVar[str] = "ICNet"  # as the Ascend port writes it
     options: ClassVar[Mapping[str, Option]] = {"backbone": Option("resnet50", tuple(BLOCKS))}
     stages: ClassVar[tuple[str, ...]] = (
         "sub1", "backbone.stem", "backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4"

@@ -49,6 +49,7 @@ class SegmentationNetwork(nn.Module):
         num_classes: Number of classes.
 
     Attributes:
+        name_in_files: What exports and the Ascend port's logs call it; empty for its name in ``NETWORKS``.
         options: The constructor's further arguments by name.
         min_side: Shortest side of an image in pixels.
         divisor: What both sides have to be a multiple of; 1 = anything.
@@ -67,6 +68,7 @@ class SegmentationNetwork(nn.Module):
         a dict with logits (N, num_classes, h, w) of any size for every name in ``loss_weights``.
     """
 
+    name_in_files: ClassVar[str] = ""
     options: ClassVar[Mapping[str, Option]] = {}
     min_side: ClassVar[int] = 1
     divisor: ClassVar[int] = 1

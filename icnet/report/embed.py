@@ -1,12 +1,12 @@
 """Pictures as part of a page."""
 
 import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icnet.run.paths import RunPaths, epoch_of, extremes_scores, split_extreme
+from icnet.run.extremes import read_mious
+from icnet.run.paths import RunPaths, epoch_of, split_extreme
 
 BUDGET = 2_700_000  # bytes of all pictures of a page; a third more as text, within 5 MB with the rest
 WIDTHS = (1800, 1440, 1200, 960, 720, 480)  # pixels, tried in turn
@@ -30,7 +30,7 @@ def pictures(run: Path) -> list[Picture]:
     paths = RunPaths(run)
     extremes = [(*parts, path) for path in paths.extremes.glob("*.jpg") if (parts := split_extreme(path))]
     if extremes:
-        mious = _mious(extremes_scores(paths.extremes))
+        mious = read_mious(paths.extremes)
         shown = [
             (path, f"{kind} {number}", name, mious.get(path.name))
             for kind, number, name, path in sorted(extremes)
@@ -51,14 +51,6 @@ def embed_all(paths: Sequence[Path]) -> list[Picture]:
     """Return pictures as parts of a page that stays within its budget; what is none is left out."""
     encoded = ((path, _shrink(path, BUDGET // len(paths))) for path in paths)
     return [Picture(*found, "", path.stem) for path, found in encoded if found]
-
-
-def _mious(path: Path) -> dict[str, float]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): float(value) for name, value in found.items() if value is not None}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
 
 
 def _latest(folder: Path) -> list[Path]:

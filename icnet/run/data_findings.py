@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icnet.run import files
-from icnet.run.results import entry, plain, tables
+from icnet.run.schema import entry, plain, tables
 
 FILE = "data.json"
 PAGE = "data.html"

@@ -6,19 +6,22 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from icnet.config import COMPOSED_BACKBONE, RENAMED, DataConfig, EvalConfig, TrainConfig
 from icnet.config import MISSING as TO_BE_GIVEN
+from icnet.config import RENAMED, DataConfig, EvalConfig, TrainConfig
 from icnet.run.reader import Run
 from icnet.run.results import DataFingerprint, EvaluationRecord, SplitFingerprint
 
 OLD_OUTPUT_WEIGHTS = {"loss.sub124_weight": 1.0, "loss.sub24_weight": 0.4, "loss.sub4_weight": 0.4}
 """What version 0.1 had as defaults; today they are null, for the network's own."""
 
+RESOLVED = {"model.backbone": "resnet50"}
+"""What results hold of keys that are null by default: those of the network that is trained where none is chosen."""
+
 
 def changed(run: Run) -> list[tuple[str, str, str]]:
     """Return key, value and default of what a run was made with, where they differ and a result depends on them."""
     schema = EvalConfig if isinstance(run.results, EvaluationRecord) else TrainConfig
-    defaults = {key: default for key, (default, _) in _keys(schema).items()} | {"model.backbone": COMPOSED_BACKBONE}
+    defaults = {key: default for key, (default, _) in _keys(schema).items()} | RESOLVED
     found = []
     for key, value in flat(run.record.config or {}).items():
         default = defaults.get(key, TO_BE_GIVEN)

@@ -178,9 +178,9 @@ def extremes_scores(extremes: Path) -> Path:
     return extremes / "extremes.json"
 
 
-def extreme_picture(extremes: Path, rank: str, name: str) -> Path:
-    """Return where the picture of an image goes that has a rank such as ``best_1``."""
-    return extremes / f"{rank}_{name}.jpg"
+def extreme_picture(extremes: Path, place: str, name: str) -> Path:
+    """Return where the picture of an image goes that takes a place such as ``best_1``."""
+    return extremes / f"{place}_{name}.jpg"
 
 
 def split_extreme(picture: Path) -> tuple[str, int, str] | None:
@@ -190,7 +190,7 @@ def split_extreme(picture: Path) -> tuple[str, int, str] | None:
 
 
 def find_extremes(extremes: Path) -> list[tuple[str, Path]]:
-    """Return rank, such as ``best_1``, and path of each picture of a best or worst image that is there."""
+    """Return place, such as ``best_1``, and path of each picture of a best or worst image that is there."""
     found = ((split_extreme(path), path) for path in extremes.glob("*.jpg"))
     return [(f"{parts[0]}_{parts[1]}", path) for parts, path in found if parts]
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from icnet.errors import UserError
+from icnet.run.failure import kind_of, read_failure
 from icnet.run.paths import RunPaths
 from icnet.run.results import EvaluationRecord, Results, TrainingRecord, Validation, read_results
 
@@ -42,14 +43,14 @@ class Run:
     @cached_property
     def overrides(self) -> dict[str, str]:
         """The overrides as key and text; the last of a key counts, as in Hydra."""
-        pairs = (word.partition("=") for word in self.argv)
+        pairs = (override.partition("=") for override in self.argv)
         return {key.lstrip("+"): value for key, _, value in pairs}
 
     @property
     def status(self) -> str:
         """``done``, ``running`` or ``stopped`` as the results say; ``failed``, ``died`` or ``no results``."""
         if self.failure:
-            return self.failure.split(":", 1)[0]
+            return kind_of(self.failure)
         if self.results is None:
             return "no results"
         return self.training.status or "done"
@@ -149,12 +150,12 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     found = read_results(paths.results)
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(paths.overrides)) if paths.overrides.exists() else []
-        failed = paths.failure.read_text(encoding="utf-8").strip() if paths.failure.exists() else ""
+        failure = read_failure(folder)
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())}); leave it out") from error
     if not isinstance(loaded, list):
         raise UserError(f"{folder} holds no results of train.py or eval.py; leave it out")
-    return Run(name or folder.resolve().name, folder, [str(word) for word in loaded], found, failed or None)
+    return Run(name or folder.resolve().name, folder, [str(override) for override in loaded], found, failure)
 
 
 def is_run(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from icnet.errors import UserError
 from icnet.models.network import SegmentationNetwork
+from icnet.training.precision import OPT_LEVELS, amp_options
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -20,7 +21,7 @@ def check_activation_checkpointing(kind: type[SegmentationNetwork], opt_level: s
 
     Args:
         kind: The network's class.
-        opt_level: A key of ``icnet.training.precision.OPT_LEVELS``.
+        opt_level: A key of ``OPT_LEVELS``.
         device_type: ``cpu``, ``cuda`` or ``npu``.
 
     Raises:
@@ -30,10 +31,11 @@ def check_activation_checkpointing(kind: type[SegmentationNetwork], opt_level: s
         raise UserError(
             f"trainer.activation_checkpointing=true cannot be used: {kind.__name__} names no stages; leave it out"
         )
-    if device_type == "cpu" and opt_level in {"O1", "O2"}:
+    if device_type == "cpu" and OPT_LEVELS[opt_level].imitated_on_cpu:
+        computed = amp_options(lambda level: not level.imitated_on_cpu)
         raise UserError(
             f"trainer.activation_checkpointing=true cannot be used with amp.opt_level={opt_level} on a CPU, whose "
-            "float16 is imitated in the forward pass only; choose amp=o0 or amp=bf16"
+            f"float16 is imitated in the forward pass only; choose {computed}"
         )
 
 

@@ -46,10 +46,10 @@ def ticks(monkeypatch):
     """What stands at the rows of each picture that is written, and its title."""
     found = []
 
-    def note(figure, path):
+    def note(figure, file, **options):
         axes = figure.axes[0]
         found.append(([label.get_text() for label in axes.get_yticklabels()], axes.get_title()))
-        return save(figure, path)
+        return save(figure, file, **options)
 
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", note)
@@ -70,6 +70,25 @@ def test_confusion_names_its_classes_in_any_script_or_by_number(tmp_path, monkey
         (["дорога", "road $1$ and $2", "2"], ""),
     ]
     assert (tmp_path / "confusion.txt").read_text("utf-8") == "2 道路\n"
+
+
+def test_files_of_before_stay_where_the_disk_is_full(tmp_path, monkeypatch):
+    csv_file, picture = tmp_path / "iou.csv", tmp_path / "confusion.png"
+    classes = ClassTable(("dark", "bright"), ((0, 0, 0), (9, 9, 9)))
+    write_csv(csv_file, RECORD)
+    draw_confusion(picture, torch.eye(2), classes, "before")
+    before = csv_file.read_bytes(), picture.read_bytes()
+
+    def full(number):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_csv(csv_file, EvaluationRecord(miou=0.5))
+    with pytest.raises(OSError, match="no space left"):
+        draw_confusion(picture, torch.eye(2), classes, "after")
+    assert (csv_file.read_bytes(), picture.read_bytes()) == before
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_writers_stand_apart_from_the_task_that_counts():

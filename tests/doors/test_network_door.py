@@ -93,7 +93,7 @@ def test_toy_passes_what_every_network_passes(options):
     check_network("toy", **options)
 
 
-def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path):
+def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path, monkeypatch):
     run, quick = tmp_path / "run", ("trainer=cpu_1p", "trainer.progress_bar=false")
     chosen = ("+model.options.width=8", "+loss.weights.coarse=0.25")
 
@@ -146,6 +146,11 @@ def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path):
         assert done.status == 2
         assert f"export.{key}={side} " in done.error
         assert words in done.error
+    monkeypatch.chdir(tmp_path)
+    done = script("export", f"ckpt={checkpoint}", "export.height=16", "export.width=16")
+    assert done.status == 0, done.err
+    assert file.exists()  # the toy's own name, where no output is given
+    file.unlink()
     done = script(
         "export", f"ckpt={checkpoint}", "export.height=48", "export.width=72", "export.dynamic_size=true",
         f"output={file}",
@@ -176,6 +181,24 @@ def test_toy_goes_from_training_to_the_demo(train, script, farm, tmp_path):
         assert cv2.imread(str(shown / "small_ids.png"), cv2.IMREAD_UNCHANGED).shape == (9, 20)
 
 
+def test_search_finds_something_for_the_toy_and_weighs_its_outputs_if_asked(train, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
+    sweep = tmp_path / "search"
+    words = (
+        "hydra.mode=MULTIRUN",
+        "hparams=optuna",
+        "hydra.sweeper.n_trials=2",
+        "+loss.weights.coarse=interval(0.1,0.6)",
+    )
+    done = train(*words, f"hydra.sweep.dir={sweep}", "callbacks.pictures=0", "callbacks.extremes=0")
+    assert done.status == 0, done.err
+    configs = [json.loads((sweep / job / "results.json").read_text())["config"] for job in "01"]
+    weights = [config["loss"]["weights"]["coarse"] for config in configs]
+    decays = [config["optim"]["weight_decay"] for config in configs]
+    assert all(0.1 <= weight <= 0.6 for weight in weights)
+    assert len(set(weights)) == len(set(decays)) == 2
+
+
 def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
     net = build_network("toy", 5)
     model = {"name": "toy", "options": {"width": 4, "pooling": "max"}, "num_classes": 5}
@@ -192,6 +215,7 @@ def test_toy_starts_from_weights_of_other_classes(train, tmp_path):
     ("words", "expected"),
     [
         (("model.backbone=resnet18",), ("model.backbone=resnet18 is no option of toy", "it has width, pooling")),
+        (("model.backbone=resnet50",), ("model.backbone=resnet50 is no option of toy", "it has width, pooling")),
         (("+model.options.depth=3",), ("model.options.depth=3 is no option of toy", "it has width, pooling")),
         (("+model.options.pooling=min",), ("model.options.pooling=min is unknown", "choose one of max, mean")),
         (("+model.options.width=wide",), ("model.options.width=wide is of the type str", "int, such as 4")),

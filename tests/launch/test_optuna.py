@@ -14,14 +14,15 @@ from icnet.models.checkpoints import load_file
 from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[2]
-SEARCHED = ["optim.lr", "optim.weight_decay", "optim.head_lr_mult", "loss.sub4_weight"]
+SEARCHED = ["optim.lr", "optim.weight_decay", "optim.head_lr_mult"]
+OUTPUT = "+loss.weights.sub4"
 pytestmark = pytest.mark.slow
 TOO_LARGE = "trainer.batch_size=7"  # of 6 samples: such a trial fails before it trains
 
 
 @pytest.fixture
 def search(small, tmp_path) -> tuple[str, ...]:
-    """Words of a search with trials of one epoch, each in a second; ``optim.lr`` and the batch size are left open."""
+    """Overrides of a search with trials of one epoch, each in a second; ``optim.lr`` and batch size are left open."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
     given = (word for word in small if not word.startswith(("optim.lr", "trainer=", "trainer.batch_size")))
     shorter = ("trainer.max_epochs=1", "callbacks.pictures=0", "callbacks.extremes=0")
@@ -43,7 +44,8 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def test_search_tries_values_of_its_ranges_and_finds_the_best_of_its_runs(search, process, tmp_path):
-    done = process("train", *search, "trainer=cpu_2p", "trainer.batch_size=1", "hydra.sweeper.n_trials=3")
+    weight = f"{OUTPUT}=interval(0.1,0.6)"
+    done = process("train", *search, "trainer=cpu_2p", "trainer.batch_size=1", weight, "hydra.sweeper.n_trials=3")
     assert done.status == 0, done.err
     runs = [tmp_path / str(number) for number in range(3)]
     assert sorted(path for path in tmp_path.iterdir() if path.is_dir()) == runs
@@ -55,7 +57,7 @@ def test_search_tries_values_of_its_ranges_and_finds_the_best_of_its_runs(search
         optim, loss = config["config"]["optim"], config["config"]["loss"]
         assert groups["backbone"] == optim["lr"]
         assert groups["head"] == pytest.approx(optim["lr"] * optim["head_lr_mult"])
-        tried.append((optim["lr"], optim["weight_decay"], optim["head_lr_mult"], loss["sub4_weight"]))
+        tried.append((optim["lr"], optim["weight_decay"], optim["head_lr_mult"], loss["weights"]["sub4"]))
     for values, (low, high) in zip(zip(*tried, strict=True), [(0.003, 0.3), (1e-5, 1e-3), (1, 10), (0.1, 0.6)],
                                    strict=True):  # fmt: skip
         assert all(low <= value <= high for value in values)
@@ -64,18 +66,18 @@ def test_search_tries_values_of_its_ranges_and_finds_the_best_of_its_runs(search
     assert len(set(scores)) == 3
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert found.best_value == max(scores)
-    assert [found.best_params[key] for key in SEARCHED] == list(tried[scores.index(max(scores))])
+    assert [found.best_params[key] for key in (*SEARCHED, OUTPUT)] == list(tried[scores.index(max(scores))])
     rows = table(tmp_path)
     assert [float(row["optim.lr"]) for row in rows] == pytest.approx([lr for lr, *_ in tried], rel=1e-5)
-    assert set(rows[0]) >= {key for key, values in zip(SEARCHED, zip(*tried, strict=True), strict=True)
-                            if len(set(values)) > 1}  # fmt: skip
+    columns = zip((*SEARCHED, OUTPUT.removeprefix("+")), zip(*tried, strict=True), strict=True)
+    assert set(rows[0]) >= {key for key, values in columns if len(set(values)) > 1}
     assert [float(row["best_miou"]) for row in rows] == pytest.approx(scores, abs=1e-6)
     assert (tmp_path / "report.html").exists()
 
 
 def test_failed_trial_is_reported_and_the_search_goes_on(search, script, tmp_path):
     words = ("trainer=cpu_1p", "trainer.batch_size=choice(2,7)", "optim.lr=0.01", "hydra.sweeper.n_trials=3")
-    done = script("train", *search, *words, "hydra.sweeper.sampler.seed=10")
+    done = script("train", *search, *words, "hydra.sweeper.sampler.seed=4")
     assert done.status == 2
     runs = [tmp_path / str(number) for number in range(3)]
     failed = [overrides(run)["trainer.batch_size"] == "7" for run in runs]
@@ -101,7 +103,7 @@ def test_search_whose_trials_all_fail_ends_with_its_table(search, script, tmp_pa
 
 
 def test_search_that_draws_what_is_no_option_keeps_what_it_has(search, script, tmp_path):
-    words = ("trainer=cpu_1p", TOO_LARGE, "optim=choice(sgd,sgdd)", "hydra.sweeper.sampler.seed=2")
+    words = ("trainer=cpu_1p", TOO_LARGE, "optim=choice(sgd,sgdd)", "hydra.sweeper.sampler.seed=10")
     done = script("train", *search, *words)
     assert done.status == 2
     line = "error: hydra/sweeper=optuna gave up: optim=sgdd is unknown; choose one of adamw, npu_fused_sgd, sgd"

@@ -17,7 +17,7 @@ def write_run(folder: Path, *, iou=None, overrides=(), failure=None, curves=None
     Args:
         folder: The run's folder.
         iou: Class to IoU of the last validation; None for two classes.
-        overrides: Words of the command line.
+        overrides: Of the command line.
         failure: The text of ``error.txt``; there are no results then.
         curves: Name of a CSV folder to its rows.
         config: Dotted keys that differ from the full row of the table.

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from icnet.run.data_findings import SECTIONS, DataFindings, Duplicate, write_findings
-from icnet.run.results import tables
+from icnet.run.schema import tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "data-check.md"
 

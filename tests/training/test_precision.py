@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.nn import functional as F
@@ -27,11 +28,21 @@ from torch.utils.data import DataLoader
 from icnet.errors import UserError
 from icnet.models import NETWORKS, build_network
 from icnet.models.modules import ImageNormalizer
+from icnet.training.activation_checkpointing import check_activation_checkpointing
 from icnet.training.callbacks.loss_scale_monitor import LossScaleMonitor
 from icnet.training.callbacks.stop_on_nonfinite_loss import StopOnNonFiniteLoss
+from icnet.training.callbacks.weight_average import check_average
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 from icnet.training.float16_on_cpu import Float16Products
-from icnet.training.precision import Float16Autocast, Float16Weights, check_precision, precision_plugin
+from icnet.training.precision import (
+    OPT_LEVELS,
+    Float16Autocast,
+    Float16Weights,
+    OptLevel,
+    check_precision,
+    level_of,
+    precision_plugin,
+)
 from tests.models.network_tester import SMALL
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
@@ -615,6 +626,30 @@ def test_log_says_the_level_without_a_scale(net, batches, tmp_path, caplog):
     fit(Task(net), precision_plugin("O0", 1, "cpu"), batches, tmp_path, watch, logger=logger, log_every_n_steps=1)
     assert "precision O0, no loss scale" in caplog.messages
     assert not (tmp_path / "csv" / "metrics.csv").exists()  # nothing to log
+
+
+def test_entry_of_a_level_says_all_that_others_need_to_know(monkeypatch):
+    class Wide(Float16Autocast):
+        opt_level = "wide"
+
+    monkeypatch.setitem(OPT_LEVELS, "half", OptLevel(Float16Weights, float16_weights=True, imitated_on_cpu=True))
+    monkeypatch.setitem(OPT_LEVELS, "wide", OptLevel(Wide, scales=True, rounding=(1.0, 2.0)))
+    with pytest.raises(UserError, match="^callbacks.ema_decay .* at half they are float16; choose amp=o1 or amp=wide$"):
+        check_average("half")
+    with pytest.raises(UserError, match="amp.opt_level=half on a CPU.*choose amp=o0 or amp=bf16 or amp=wide$"):
+        check_activation_checkpointing(NETWORKS["icnet"], "half", "cpu")
+    with pytest.raises(UserError, match="=2 means nothing at half.*choose amp=o1 or amp=o2 or amp=wide, or leave it"):
+        check_precision("half", 2, "cpu")
+    check_activation_checkpointing(NETWORKS["icnet"], "half", "cuda")
+    for level in ("O0", "O1", "bf16", "wide"):
+        check_average(level)
+    assert level_of(precision_plugin("wide", 1, "cpu")).rounding == (1.0, 2.0)
+    assert level_of(Precision()) is OPT_LEVELS["O0"]
+
+
+def test_averaged_weights_are_not_float16():
+    with pytest.raises(UserError, match="^callbacks.ema_decay averages the weights, and at O2 they .*; choose amp=o1$"):
+        check_average("O2")
 
 
 # ---------------------------------------------------------------- the real network

@@ -14,11 +14,6 @@ from icnet.run.paths import RunPaths
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.training_results import TrainingResults
 
-NETWORKS = {"icnet": "ICNet"}
-"""Names as the port writes them; another network has the name that it is registered under."""
-
-KINDS = ("perf", "acc")
-
 
 class AscendLogs(Callback):
     """Write ``<case>.log`` (``key = value`` lines) and ``<case>_loss.txt`` (one loss per line) at the end of a run.
@@ -29,7 +24,7 @@ class AscendLogs(Callback):
 
     Args:
         folder: Of the run.
-        network: Its name in ``icnet.models.NETWORKS``.
+        network: What files call it, see ``icnet.models.name_in_files``.
         kind: ``perf`` for a short run that measures speed, ``acc`` for a whole one.
         batch_size: Per device.
         every_n_steps: How often a loss is recorded.
@@ -37,7 +32,7 @@ class AscendLogs(Callback):
 
     def __init__(self, folder: Path, network: str, kind: str, batch_size: int, every_n_steps: int) -> None:
         self.paths = RunPaths(folder)
-        self.network = NETWORKS.get(network, network)
+        self.network = network
         self.kind = kind
         self.batch_size = batch_size
         self.every_n_steps = every_n_steps

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from icnet.training.cuda_graph import captured
+from icnet.training.precision import level_of
 from icnet.training.segmentation_task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,6 @@ CUDA_GRAPH = "a CUDA graph"
 BACKENDS = {"npu": "npugraphs"}
 """Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
 sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
-
-TOLERANCES = {"O0": (1e-3, 0.05)}
-LOW_PRECISION = (0.1, 0.5)
-"""Largest difference of a compiled network's outputs and gradients from its own, in units of their norm: of rounding in
-float32, and in anything else. Seen with ResNet-18 on a CPU: 8e-6 and 0.005 in float32; bfloat16 itself, not compiled,
-is 0.04 and 0.35 from float32."""
 
 
 def compiled(net: nn.Module) -> Callable[[Tensor], Any]:
@@ -55,16 +50,16 @@ class CompileNetwork(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
-        level = getattr(trainer.precision_plugin, "opt_level", "O0")
+        level = level_of(trainer.precision_plugin)
         device = pl_module.device.type
-        if device == "cpu" and level in {"O1", "O2"}:
+        if device == "cpu" and level.imitated_on_cpu:
             log.warning("trainer.compile=true is left out: float16 is imitated on CPUs, operator by operator")
             return
         alone = trainer.world_size == trainer.accumulate_grad_batches == 1
         backend = CUDA_GRAPH if device == "cuda" and alone else BACKENDS.get(device, INDUCTOR)
         log.info("compiling the network with %s, which may take minutes", backend)
         started = time.monotonic()
-        reason = self._try(trainer, pl_module, backend, TOLERANCES.get(level, LOW_PRECISION))
+        reason = self._try(trainer, pl_module, backend, level.rounding)
         if reason:
             pl_module.compiled = None
             log.warning("trainer.compile=true is left out: %s", reason)

@@ -1,6 +1,5 @@
 """The images that a network labels best and worst, drawn for the report."""
 
-import json
 import logging
 from bisect import bisect
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from typing_extensions import override
 
 from icnet.data.drawing import comparison, save
 from icnet.data.labels import ClassTable
-from icnet.run import files
-from icnet.run.paths import extreme_picture, extremes_scores, find_extremes
+from icnet.run.extremes import write_mious
+from icnet.run.paths import extreme_picture, find_extremes
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class ExtremeImages(Callback):
             mious = {
                 extreme_picture(self.folder, place, image.name).name: 1 - image.loss for place, image in chosen.items()
             }
-            files.write_text(extremes_scores(self.folder), json.dumps(mious, indent=2))
+            write_mious(self.folder, mious)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]

@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from icnet.run.environment import device_name, environment
 from icnet.run.paths import RunPaths
-from icnet.run.results import Performance, TrainingRecord, Validation, record, write_results
+from icnet.run.results import Performance, TrainingRecord, Validation, write_results
+from icnet.run.schema import record
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.metrics import iou_per_class, pixel_accuracy, single_class_note
 from icnet.training.segmentation_task import SegmentationTask

@@ -9,6 +9,25 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
+from icnet.errors import UserError
+from icnet.training.precision import OPT_LEVELS, amp_options
+
+
+def check_average(opt_level: str) -> None:
+    """Refuse an opt level whose weights cannot be averaged.
+
+    Args:
+        opt_level: A key of ``OPT_LEVELS``.
+
+    Raises:
+        UserError: If they are float16, in which most steps are lost.
+    """
+    if OPT_LEVELS[opt_level].float16_weights:
+        averaged = amp_options(lambda level: level.scales and not level.float16_weights)
+        raise UserError(
+            f"callbacks.ema_decay averages the weights, and at {opt_level} they are float16; choose {averaged}"
+        )
+
 
 class ExponentialAverage(WeightAveraging):
     """Average the weights after every step; what does not change is its average to the bit.
