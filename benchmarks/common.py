@@ -89,6 +89,7 @@ def take_turns(
         device: Where they run.
     """
     seconds: Timings = {name: [] for name in contenders}
+    gc.freeze()  # what is there now stays, and need not be looked at in every turn
     with Progress(transient=True) as progress:
         bar = progress.add_task("", total=(repeats + 1) * len(contenders))
         for turn in range(-1, repeats):

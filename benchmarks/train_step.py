@@ -29,12 +29,12 @@ from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, LABEL_ID_TO_TRAI
 from icnet.data.street import draw_scene
 from icnet.models.published import from_reference
 from icnet.training.activation_checkpointing import checkpoint_activations
-from icnet.training.callbacks.compile_network import compiled
-from icnet.training.cuda_graph import captured
+from icnet.training.callbacks.compile_network import CUDA_GRAPH, INDUCTOR, compiled
 from icnet.training.optim import FUSED, adamw, parameter_groups, sgd
 from icnet.training.segmentation_task import SegmentationTask
 
-VARIANTS = ("compiled", "captured", "checkpointed")
+DIFFERENT = 4  # images in a batch; drawing one of 960x960 takes a second
+COMPILERS = {"compiled": INDUCTOR, "captured": CUDA_GRAPH}
 KINDS = {
     "loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True, "fused": False},
@@ -49,7 +49,7 @@ def main() -> None:
     common.add_network_options(parser, height=960, width=960)
     parser.add_argument("--batch", type=int, default=2, help="images in a step")
     parser.add_argument("--optimizer", default="sgd", choices=("sgd", "adamw"))
-    parser.add_argument("--also", nargs="*", default=[], choices=(*VARIANTS, *KINDS), help="variants")
+    parser.add_argument("--also", nargs="*", default=[], choices=(*COMPILERS, "checkpointed", *KINDS), help="variants")
     args = parser.parse_args()
     device = common.prepare(args.threads, args.device)
 
@@ -101,7 +101,8 @@ def main() -> None:
 
 def batch(size: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Draw street scenes: (N, 3, H, W) uint8 images and (N, H, W) uint8 train ids."""
-    scenes = [draw_scene(seed, height, width) for seed in range(size)]
+    drawn = [draw_scene(seed, height, width) for seed in range(min(size, DIFFERENT))]
+    scenes = [drawn[number % DIFFERENT] for number in range(size)]
     images = torch.from_numpy(np.stack([image for image, _ in scenes])).permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(np.stack([LABEL_ID_TO_TRAIN_ID[labels] for _, labels in scenes])).byte()
 
@@ -118,10 +119,8 @@ def variant(name: str, task: SegmentationTask, backbone: str, image: Tensor) -> 
     """Return another task with the same weights, of which ``name`` says what is different."""
     made = build(backbone).to(task.device)
     made.net.load_state_dict(task.net.state_dict())
-    if name == "compiled":
-        made.compiled = compiled(made.net)
-    if name == "captured":
-        made.compiled = captured(made.net, made.prepared(image))
+    if name in COMPILERS:
+        made.compiled = compiled(made.net, made.prepared(image), COMPILERS[name])
     if name == "checkpointed":
         checkpoint_activations(made.net)
     return made

@@ -35,6 +35,8 @@ def quiet_lightning() -> None:
     )  # of 0.1
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # optim.freeze says so
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its heir is not in torch 2.11
+    warnings.filterwarnings("ignore", message=".*not supported by the model summary.*")  # the weights are float32
+    warnings.filterwarnings("ignore", message=".*AccumulateGrad node's stream.*")  # trainer.compile on GPUs has its own
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "lightning"]:
         logging.getLogger(name).handlers.clear()  # Hydra's are on the root logger; with these every line comes twice
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -42,7 +44,8 @@ def quiet_lightning() -> None:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    given = record.getMessage()
+    return not any(text in given for text in ("Tip:", "has Tensor Cores", "configured with model summary callbacks"))
 
 
 def trainer_arguments(trainer: TrainerConfig) -> dict[str, Any]:

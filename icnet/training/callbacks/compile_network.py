@@ -20,15 +20,23 @@ log = logging.getLogger(__name__)
 INDUCTOR = "inductor"
 CUDA_GRAPH = "a CUDA graph"
 
-BACKENDS = {"npu": "npugraphs"}
+BACKENDS = {"npu": "npugraphs", "cuda": CUDA_GRAPH}
 """Device type to what compiles there, otherwise inductor. NPUs: the one that torch_npu has for training with fixed
-sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware."""
+sizes, which crops have; its inductor needs Triton-Ascend besides. Not run on hardware. NVIDIA GPUs: a graph is there in
+seconds where inductor takes minutes, and frees small steps from the host, which needs about 40 ms for each."""
 
 
-def compiled(net: nn.Module) -> Callable[[Tensor], Any]:
-    """Return what computes the same as ``net`` and is compiled when it is called first; ``net`` stays as it is."""
-    device = next(net.parameters()).device.type
-    module: Any = torch.compile(net, backend=BACKENDS.get(device, INDUCTOR), dynamic=False)
+def compiled(net: nn.Module, image: Tensor, backend: str = INDUCTOR) -> Callable[[Tensor], Any]:
+    """Return what computes the same as ``net``, which stays as it is.
+
+    Args:
+        net: In training mode.
+        image: (N, 3, H, W) that it takes; others will have its size.
+        backend: One of ``BACKENDS``, or another of torch's. All but ``CUDA_GRAPH`` compile in the first call.
+    """
+    if backend == CUDA_GRAPH:
+        return captured(net, image)
+    module: Any = torch.compile(net, backend=backend, dynamic=False)
     forward: Callable[[Tensor], Any] = module.forward  # a module would be another home of all parameters
     return forward
 
@@ -55,8 +63,9 @@ class CompileNetwork(Callback):
         if device == "cpu" and level.imitated_on_cpu:
             log.warning("trainer.compile=true is left out: float16 is imitated on CPUs, operator by operator")
             return
-        alone = trainer.world_size == trainer.accumulate_grad_batches == 1
-        backend = CUDA_GRAPH if device == "cuda" and alone else BACKENDS.get(device, INDUCTOR)
+        backend = BACKENDS.get(device, INDUCTOR)
+        if backend == CUDA_GRAPH and (trainer.world_size > 1 or trainer.accumulate_grad_batches > 1):
+            backend = INDUCTOR  # DDP works on gradients as they come, and accumulation adds to those of the step before
         log.info("compiling the network with %s, which may take minutes", backend)
         started = time.monotonic()
         reason = self._try(trainer, pl_module, backend, level.rounding)
@@ -77,8 +86,7 @@ class CompileNetwork(Callback):
                 eager = _outputs_and_gradients(task, image)
             try:
                 with _buffers_kept(task), trainer.precision_plugin.forward_context():
-                    graph = backend == CUDA_GRAPH
-                    task.compiled = captured(task.net, task.prepared(image)) if graph else compiled(task.net)
+                    task.compiled = compiled(task.net, task.prepared(image), backend)
                     ours = _outputs_and_gradients(task, image)
             except Exception as error:  # compilers fail in many ways, and each of them is no reason to stop
                 cause = getattr(error, "inner_exception", error)

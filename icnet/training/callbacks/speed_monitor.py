@@ -115,8 +115,8 @@ class SpeedMonitor(Callback):
         share = self.summary(pl_module.device).get("data_wait_share") or 0.0
         if share > LONG_WAIT:
             log.warning(
-                "%.0f %% of the training time went into waiting for data; more data.workers, a larger "
-                "data.prefetch_factor, smaller images on disk or 'pip install kornia-rs' help",
+                "%.0f %% of the training time went into waiting for data; more data.workers, data.cache=packed, a "
+                "larger data.prefetch_factor or smaller images on disk help",
                 100 * share,
             )
 
