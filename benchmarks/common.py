@@ -7,6 +7,7 @@ import importlib
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -18,8 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import icnet
+
 Timings = dict[str, list[float]]  # seconds of every round, by contender
 
+ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "reference"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VERSIONS_OF = ("torch", "torch_npu", "opencv-python-headless", "pillow", "numpy")
@@ -160,11 +164,19 @@ def machine(device: torch.device | None = None) -> str:
         parts.append(getattr(torch, device.type).get_device_name(device))
     if hasattr(os, "getloadavg"):
         parts.append(f"load {os.getloadavg()[0]:.1f}")
-    parts.append(f"Python {platform.python_version()}")
+    parts.append(f"Python {platform.python_version()}, icnet {_commit()}")
     for package in VERSIONS_OF:
         with contextlib.suppress(PackageNotFoundError):
             parts.append(f"{package} {version(package)}")
     return ", ".join([*parts, f"{datetime.now(timezone.utc):%Y-%m-%d}"])
+
+
+def _commit() -> str:
+    """Return the commit that is measured, with ``-dirty`` where files have changed since."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    return icnet.__version__
 
 
 def _processor() -> str:

@@ -6,14 +6,14 @@
 What a start costs depends on how many files there are, not on their size: the frames are small ones, a few drawn
 scenes under many names. They are packed before the first round, which a user's first start does once. A round is
 ``train.py`` with a single step of two crops of ResNet-18, from the start of Python to its end, the checkpoint included;
-then the same with ``resume=here`` and one step more.
+then another run that goes on from its checkpoint with one step more.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import common
@@ -38,15 +38,18 @@ def main() -> None:
             "trainer.batch_size=2", "trainer.limit_val_batches=0", "trainer.progress_bar=false",
         )  # fmt: skip
 
-        def train(steps: int, *more: str) -> Callable[[int], None]:
-            def run(turn: int) -> None:
-                command = [sys.executable, "train.py", *words, f"hydra.run.dir={runs / str(turn)}", *more]
-                subprocess.run([*command, f"trainer.max_steps={steps}"], cwd=ROOT, check=True, capture_output=True)
+        def train(run: Path, steps: int, *more: str) -> str:
+            command = [sys.executable, "train.py", *words, f"hydra.run.dir={run}", f"trainer.max_steps={steps}", *more]
+            return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
-            return run
+        def new(turn: int) -> None:
+            train(runs / f"{turn}", 1)
 
-        contenders = {"new": train(1), "resumed": train(2, "resume=here")}
-        seconds = common.take_turns(contenders, args.repeats)
+        def resumed(turn: int) -> None:
+            said = train(runs / f"{turn}_on", 2, f"resume={runs / str(turn)}/checkpoints/last.ckpt")
+            assert "going on from" in said, said
+
+        seconds = common.take_turns({"new": new, "resumed": resumed}, args.repeats)
     common.print_table(f"train.py, one step, {args.frames} frames", seconds, baseline=None)
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -34,6 +35,8 @@ from icnet.config import DataConfig
 from icnet.data import street
 
 CPU = torch.device("cpu")
+DDP: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True, "static_graph": True}
+"""How training wraps its networks: see ``icnet.factory.devices``."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def _rank(rank: int, processes: int, port: int, settings: Settings, folder: str)
     address = f"tcp://localhost:{port}"
     distributed.init_process_group("gloo", address, rank=rank, world_size=processes)
     task = build(settings.backbone)
-    network = DistributedDataParallel(task.net, gradient_as_bucket_view=True) if processes > 1 else task.net
+    network = DistributedDataParallel(task.net, **DDP) if processes > 1 else task.net
     image, mask = batch(settings.batch // processes, settings.crop, settings.crop)
 
     def loss() -> torch.Tensor:

@@ -55,15 +55,19 @@ class PackedSamples:
         decode: Returns a sample by its index, from the sources.
         labels: What the train ids depend on beside the mask files, as bytes; the samples are packed anew if it changes.
         title: How messages call the split.
+        root: The folder of the data set as it is spelled in ``samples``, which do not change where another spelling
+            leads to the same; empty if they have none.
     """
 
     def __init__(
-        self, folder: Path, samples: Sequence[SamplePaths], decode: Callable[[int], Decoded], labels: bytes, title: str
-    ) -> None:
+        self, folder: Path, samples: Sequence[SamplePaths], decode: Callable[[int], Decoded], labels: bytes, title: str,
+        root: str = "",
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.samples = samples
         self.decode = decode
         self.title = title
+        self.root = root
         self._labels = hashlib.sha256(labels).hexdigest()
 
     def __getitem__(self, index: int) -> Decoded:
@@ -113,9 +117,10 @@ class PackedSamples:
         index[self.samples[missing[0]].name] = stamps[missing[0]]
         rest = missing[1:]
         needed, seconds = first_bytes * len(rest), (time.perf_counter() - started) * len(rest) / threads
-        if needed > shutil.disk_usage(self.folder).free:
+        replaced = sum(_size(self._image(number)) + _size(self._mask(number)) for number in rest)
+        if needed - replaced > shutil.disk_usage(self.folder).free:
             self._write_index(index)
-            raise self._no_space(needed)
+            raise self._no_space(needed - replaced)
         log.info(
             "%s: packing %d of %d samples into %s, about %s and %.0f s with %d threads",
             self.title, len(missing), len(self.samples), self.folder, decimal(needed), seconds, threads,
@@ -132,7 +137,7 @@ class PackedSamples:
                 self._write_index(index)
 
     def _stamps(self) -> list[Stamp]:
-        return [_stamp(sample) for sample in self.samples]
+        return [_stamp(sample, self.root) for sample in self.samples]
 
     def _missing(self, stamps: Sequence[Stamp], index: Mapping[str, Stamp]) -> list[int]:
         """Return the numbers of the samples that are not there, or not as their sources are now."""
@@ -270,7 +275,7 @@ def _file_name(sample: str) -> str:
     return f"{name[: LONGEST_NAME - 65]}-{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _stamp(sample: SamplePaths) -> Stamp:
+def _stamp(sample: SamplePaths, root: str) -> Stamp:
     found: Stamp = []
     for path in (sample.image, sample.mask):
         if path is not None:
@@ -280,8 +285,15 @@ def _stamp(sample: SamplePaths) -> Stamp:
                 raise UserError(
                     f"{path} cannot be read ({error.strerror}); restore the file or remove it from the set"
                 ) from None
-            found += [str(path.absolute()), status.st_size, status.st_mtime_ns]
+            inside = path.relative_to(root) if root and path.is_relative_to(root) else path.absolute()
+            found += [str(inside), status.st_size, status.st_mtime_ns]
     return found
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _free_memory() -> int | None:

@@ -63,6 +63,14 @@ class RandomScaleCrop(A.DualTransform):
             bilinear_window(corner[axis], shown[axis], img.shape[axis], size[axis]) for axis in (0, 1)
         )
         fx, fy = size[1] / img.shape[1], size[0] / img.shape[0]
+        if size != img.shape[:2] and (round((bottom - top) * fy), round((right - left) * fx)) == (
+            bottom - top, right - left,
+        ):  # fmt: skip
+            # OpenCV would copy it, whatever the factors: take one whole axis, whose length does change.
+            if size[1] != img.shape[1]:
+                left, right, skip_x = 0, img.shape[1], corner[1]
+            else:
+                top, bottom, skip_y = 0, img.shape[0], corner[0]
         window = cv2.resize(img[top:bottom, left:right], None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
         return self._pad(window[skip_y : skip_y + shown[0], skip_x : skip_x + shown[1]], 0)
 

@@ -71,7 +71,7 @@ def callbacks(
         StopOnNonFiniteLoss(run.checkpoints, log_every_n_steps),
         SharedBatchNormStatistics(),
         SpeedMonitor(wanted.throughput_warmup_steps, exact=wanted.throughput_exact),
-        CostEstimate(),
+        CostEstimate(*_what_helps(config)),
         ResumedLength(),
         LearningRateMonitor(),
         LossScaleMonitor(),
@@ -108,3 +108,21 @@ def callbacks(
     )
     last = LastCheckpoint(run.last, wanted.checkpoint_every_n_steps)
     return [*built, CheckpointOnSignal(run.last), best, last, StopWithoutLabels()]
+
+
+def _what_helps(config: TrainConfig) -> tuple[str, str]:
+    """Return the keys that make loading and steps faster and are not set yet, in words."""
+    data, trainer = config.data, config.trainer
+    accelerated = trainer.accelerator != "cpu"
+    loading = {
+        "data.cache=packed": data.cache == "off",
+        f"more data.workers ({data.workers} now)": True,
+        "data.augment_on=device": accelerated and data.augment_on == "host",
+    }
+    stepping = {
+        f"amp={'o1' if trainer.accelerator == 'npu' else 'bf16'}": accelerated and config.amp.opt_level == "O0",
+        "trainer.compile=true": accelerated and not trainer.compile,
+        "a smaller data.crop_size": True,
+    }
+    words = (", ".join(key for key, helps in keys.items() if helps) for keys in (loading, stepping))
+    return next(words), next(words)

@@ -125,7 +125,7 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
             mask_encoding=data.mask_encoding,
             image_bits=data.image_bits,
         )
-        made.cache = _cache(data, split, made)
+        made.cache = _cache(data, source.root, split, made)
         return made
 
     height, width = data.crop_size
@@ -145,14 +145,19 @@ def data_module(data: DataConfig, seed: int, *, batch_size: int | None = None) -
     )
 
 
-def _cache(data: DataConfig, split: str, dataset: SegmentationDataset) -> PackedSamples | SamplesInMemory | None:
+def _cache(
+    data: DataConfig, root: str | Path | None, split: str, dataset: SegmentationDataset
+) -> PackedSamples | SamplesInMemory | None:
+    """Build what keeps decoded samples; ``root`` is where they lie, whoever told the data set."""
     if data.cache == "memory":
         return SamplesInMemory(dataset.samples, dataset.decode, dataset.title)
     if data.cache == "packed":
         # Other files and other labels must not replace these: another run may be reading them.
-        root = str(Path(data.root).expanduser().resolve()) if data.root else ""
-        places = repr((root, data.images, data.masks, data.label_kind, asdict(data.street), data.options))
+        given = str(Path(root).expanduser()) if root else ""
+        places = repr(
+            (str(Path(given).resolve()), data.images, data.masks, data.label_kind, asdict(data.street), data.options)
+        )
         key = hashlib.sha256(places.encode("utf-8", "surrogateescape") + dataset.coding).hexdigest()[:8]
         folder = Path(data.cache_folder or PACKED).expanduser() / f"{data.name}_{key}" / split
-        return PackedSamples(folder, dataset.samples, dataset.decode, dataset.coding, dataset.title)
+        return PackedSamples(folder, dataset.samples, dataset.decode, dataset.coding, dataset.title, given)
     return None

@@ -15,7 +15,7 @@ def captured(net: nn.Module, image: Tensor) -> Callable[[Tensor], Any]:
     computes new ones, and adds nothing to them. Parameters change in place, as optimizers change them.
 
     Args:
-        net: In training mode, on an NVIDIA GPU, without hooks. It stays as it is.
+        net: In training mode, on an NVIDIA GPU. It stays as it is.
         image: (N, 3, H, W) that it takes. Others of this size and memory format go through the graph.
 
     Returns:
@@ -27,8 +27,18 @@ def captured(net: nn.Module, image: Tensor) -> Callable[[Tensor], Any]:
     caches = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # the casts of weights belong to what is recorded
     try:
-        torch.cuda.make_graphed_callables(net, (image,), allow_unused_input=True)
+        recorded: Any = torch.cuda.make_graphed_callables(_Call(net), (image,), allow_unused_input=True)
+        return recorded.forward
     finally:
         torch.set_autocast_cache_enabled(caches)
-        forward = net.__dict__.pop("forward", net.forward)  # put there in place of the class's
-    return forward
+
+
+class _Call(nn.Module):
+    """Calls a network, its hooks included, which a module to be recorded must not have itself."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Any:
+        return self.net(image)

@@ -148,6 +148,51 @@ def test_runs_on_other_masks_below_the_same_root_do_not_share_a_folder(tmp_path)
     assert int(coarse.val[0]["mask"].min()) == 1
 
 
+@pytest.fixture
+def cityscapes(tmp_path):
+    """Make a folder in Cityscapes' layout, of which every pixel has one value and one label."""
+
+    def make(name, value, label):
+        for kind, suffix, content in (("leftImg8bit", "leftImg8bit", value), ("gtFine", "gtFine_labelIds", label)):
+            for split in ("train", "val"):
+                folder = tmp_path / name / kind / split / "town"
+                folder.mkdir(parents=True)
+                cv2.imwrite(str(folder / f"town_000000_000019_{suffix}.png"), np.full((8, 8), content, np.uint8))
+        return tmp_path / name
+
+    return make
+
+
+def opened(root, tmp_path):
+    config = DataConfig(name="cityscapes", root=root, cache="packed", cache_folder=str(tmp_path / "cache"))
+    module = data_module(config, seed=1)
+    module.setup("test")
+    return module
+
+
+def test_roots_that_the_environment_names_do_not_share_a_folder(cityscapes, tmp_path, monkeypatch):
+    one, other = cityscapes("one", 10, 7), cityscapes("other", 200, 8)
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(one))
+    first = opened(None, tmp_path)
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(other))
+    second = opened(None, tmp_path)
+    assert (int(first.val[0]["image"].max()), int(first.val[0]["mask"].max())) == (10, 0)
+    assert (int(second.val[0]["image"].max()), int(second.val[0]["mask"].max())) == (200, 1)
+
+
+def test_one_root_however_it_is_spelled_is_packed_once(cityscapes, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    root = cityscapes("one", 10, 7)
+    opened(str(root), tmp_path)
+    assert caplog.text.count("packing 1 of 1") == 1
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CITYSCAPES_DATASET", "one")
+    for spelled in (str(tmp_path / "link"), f"{root}/../one", "one", None):
+        opened(spelled, tmp_path)
+    assert caplog.text.count("packing") == 1
+
+
 @pytest.mark.parametrize("left", [None, 0, 5, 90, 140])
 def test_a_damaged_file_is_named(tmp_path, samples, left):
     store = packed(tmp_path, samples)
@@ -263,6 +308,16 @@ def test_too_little_space_is_said_before_it_is_used_up(tmp_path, samples, monkey
     with pytest.raises(UserError, match=r"data.cache_folder, or data.cache=off"):
         packed(tmp_path, samples, calls).pack(2)
     assert calls == [0]
+
+
+def test_what_is_replaced_makes_its_own_room(tmp_path, samples, monkeypatch):
+    packed(tmp_path, samples).pack(2)
+    for sample in samples:
+        os.utime(sample.mask, ns=(5, 5))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    calls = []
+    packed(tmp_path, samples, calls).pack(2)
+    assert sorted(calls) == [0, 1, 2, 3]
 
 
 def test_a_bad_source_is_named_and_the_rest_stays(tmp_path, samples):

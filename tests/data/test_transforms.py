@@ -69,6 +69,18 @@ def test_fused_crop_equals_resize_pad_crop(shape: tuple[int, int], scale_range: 
         assert np.abs(got.astype(int) - expected).max() <= 2, (seed, size, corner)
 
 
+@pytest.mark.parametrize("short", [66, 68])
+@pytest.mark.parametrize("shape", [(67, 81), (81, 67), (67, 67), (67, 400)])
+def test_crops_whose_size_no_scale_changes_are_resampled_too(shape: tuple[int, int], short: int) -> None:
+    crop = (23, 26)
+    transform = RandomScaleCrop(crop, (short, short))
+    image, mask = _noise(*shape)
+    for seed in range(60):
+        got, _, size, corner = _cropped(transform, seed, image, mask)
+        expected = _reference_image(image, size, corner, crop)
+        assert np.abs(got.astype(int) - expected).max() <= 2, (seed, size, corner)
+
+
 def test_fused_mask_equals_nearest_of_whole() -> None:
     crop = (64, 80)
     transform = RandomScaleCrop(crop, (20, 160))

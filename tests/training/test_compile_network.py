@@ -1,6 +1,7 @@
 """A compiled network trains as the other does, or is left out with one line that says why."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from icnet.data.labels import ClassTable
 from icnet.models import SegmentationNetwork
 from icnet.models.modules import ConvBNReLU, resize
+from icnet.training import precision
 from icnet.training.callbacks import compile_network
 from icnet.training.callbacks.compile_network import CompileNetwork
 from icnet.training.callbacks.last_checkpoint import LastCheckpoint
@@ -151,6 +153,31 @@ def test_training_goes_through_a_graph_that_writes_over_its_own_results(tmp_path
     assert "forward" not in vars(compiled.net)  # validation has images of other sizes
     for key, value in plain.state_dict().items():
         assert torch.equal(compiled.state_dict()[key], value), key
+
+
+def test_weights_in_float16_go_through_a_graph_too(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    monkeypatch.setattr(compile_network, "BACKENDS", {"cpu": compile_network.CUDA_GRAPH})
+    monkeypatch.setitem(precision.OPT_LEVELS, "O2", replace(precision.OPT_LEVELS["O2"], imitated_on_cpu=False))
+    plain = fit(tmp_path / "plain", level="O2")
+    compiled = fit(tmp_path / "compiled", compiler(), level="O2")
+    assert "left out" not in caplog.text
+    for key, value in plain.state_dict().items():
+        assert torch.equal(compiled.state_dict()[key], value), key
+
+
+def test_a_gradient_of_two_parameters_is_no_case_for_a_graph(tmp_path, monkeypatch, caplog):
+    def grad(*args, **options):
+        found = list(plain(*args, **options))
+        found[-1] = found[-3].view_as(found[-1]) if found[-1].shape == found[-3].shape else found[-1]
+        return found
+
+    plain = torch.autograd.grad
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    monkeypatch.setattr(compile_network, "BACKENDS", {"cpu": compile_network.CUDA_GRAPH})
+    assert fit(tmp_path, compiler()).compiled is None
+    assert "parameters share a gradient" in caplog.text
 
 
 def test_accumulated_gradients_are_not_left_where_a_graph_writes(tmp_path, monkeypatch, caplog):

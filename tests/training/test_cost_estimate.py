@@ -45,6 +45,10 @@ def test_validations_that_are_left():
     assert validations_left(trainer(epoch=3)) == 2  # behind epochs 5 and 10
     assert validations_left(trainer(epoch=5)) == 1
     assert validations_left(trainer(limit_val_batches=0)) == 0
+    assert validations_left(trainer(epoch=3, max_steps=560)) == 1  # ends within epoch 6
+    assert validations_left(trainer(epoch=3, done=20, max_steps=499)) == 0  # one step before the end of epoch 5
+    assert validations_left(trainer(max_steps=1000, max_epochs=-1)) == 2
+    assert validations_left(trainer(max_epochs=-1)) == 0
     published = {"callbacks": [PublishedValidationSchedule()], "max_epochs": 200}
     assert validations_left(trainer(world_size=8, **published)) == 36 + 20  # to 180 every five, then each
     assert validations_left(trainer(epoch=190, **published)) == 10
@@ -56,7 +60,7 @@ def test_line_says_end_memory_and_what_the_run_waits_for(monkeypatch, caplog, wa
     clock = {"now": 0.0}
     for module in (speed_monitor, cost_estimate):
         monkeypatch.setattr(module.time, "perf_counter", lambda: clock["now"])
-    speed, estimate = SpeedMonitor(), CostEstimate()
+    speed, estimate = SpeedMonitor(), CostEstimate("more hands", "fewer pixels")
     run = trainer(callbacks=[speed, estimate])
     batch = {"image": torch.zeros(4, 1)}
     speed.on_train_start(run, MODULE)
@@ -74,7 +78,7 @@ def test_line_says_end_memory_and_what_the_run_waits_for(monkeypatch, caplog, wa
     )
     assert "(0:08:10 from now), 2 validations not counted. " in line  # 980 half seconds
     assert float(re.search(r"taken (\d+\.\d) GiB of memory", line)[1]) > 0
-    assert f"limited by {limit}; what helps: {'data.cache=packed' if limit == 'data' else 'amp=bf16'}" in line
+    assert f"limited by {limit}; what helps: {'more hands' if limit == 'data' else 'fewer pixels'}" in line
     run.current_epoch, caplog.handler.records[:] = 4, []
     run.fit_loop.epoch_loop.batch_progress.current.completed = 100
     for _ in range(2):
@@ -90,7 +94,7 @@ def test_line_says_end_memory_and_what_the_run_waits_for(monkeypatch, caplog, wa
 def test_other_processes_and_runs_without_an_end_say_nothing(caplog):
     caplog.set_level("INFO")
     for more in ({"is_global_zero": False}, {"max_epochs": -1}):
-        speed, estimate = SpeedMonitor(), CostEstimate()
+        speed, estimate = SpeedMonitor(), CostEstimate("", "")
         run = trainer(callbacks=[speed, estimate], **more)
         for _ in range(25):
             for callback in (speed, estimate):

@@ -66,7 +66,9 @@ class CompileNetwork(Callback):
         backend = BACKENDS.get(device, INDUCTOR)
         if backend == CUDA_GRAPH and (trainer.world_size > 1 or trainer.accumulate_grad_batches > 1):
             backend = INDUCTOR  # DDP works on gradients as they come, and accumulation adds to those of the step before
-        log.info("compiling the network with %s, which may take minutes", backend)
+        log.info(
+            "compiling the network with %s%s", backend, "" if backend == CUDA_GRAPH else ", which may take minutes"
+        )
         started = time.monotonic()
         reason = self._try(trainer, pl_module, backend, level.rounding)
         if reason:
@@ -92,20 +94,29 @@ class CompileNetwork(Callback):
                 cause = getattr(error, "inner_exception", error)
                 lines = [line for line in str(cause).splitlines() if line.strip()]
                 return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
-        for what, one, other, allowed in zip(("outputs", "gradients"), ours, eager, tolerances, strict=True):
+        places = {gradient.data_ptr() for gradient in ours[1]}
+        if backend == CUDA_GRAPH and len(places) < len(ours[1]):
+            return "parameters share a gradient, which would be clipped and unscaled once for each of them"
+        for what, one, other, allowed in zip(
+            ("outputs", "gradients"), map(_flat, ours), map(_flat, eager), tolerances, strict=True
+        ):
             difference = float((one - other).norm() / other.norm())
             if not difference <= allowed:  # nor NaN, which inductor of torch 2.13 gives in bfloat16 on CPUs
                 return f"its {what} differ by {difference:.2g} of their norm from those without, allowed {allowed}"
         return None
 
 
-def _outputs_and_gradients(task: SegmentationTask, image: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs_and_gradients(task: SegmentationTask, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     outputs = task(image)
-    flat = torch.cat([outputs[name].float().flatten() for name in task.criterion.weights])
+    weighted = [outputs[name] for name in task.criterion.weights]
     parameters = [parameter for parameter in task.net.parameters() if parameter.requires_grad]
     # Not by backward(), which would add to .grad and wake up DDP.
-    gradients = torch.autograd.grad(flat.square().mean(), parameters, allow_unused=True)
-    return flat.detach(), torch.cat([gradient.float().flatten() for gradient in gradients if gradient is not None])
+    gradients = torch.autograd.grad(_flat(weighted).square().mean(), parameters, allow_unused=True)
+    return [output.detach() for output in weighted], [gradient for gradient in gradients if gradient is not None]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.float().flatten() for tensor in tensors])
 
 
 @contextmanager

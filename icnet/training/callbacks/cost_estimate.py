@@ -14,17 +14,20 @@ log = logging.getLogger(__name__)
 
 STEPS = 20
 STARTING_UP = 5  # of them, which pay for first times: loaders, kernels, caches
-DATA_HELPS = "data.cache=packed, then more data.workers (%d now)"
-DEVICE_HELPS = "amp=bf16 where the hardware has it, trainer.compile=true, a smaller data.crop_size"
 
 
 class CostEstimate(Callback):
     """Log after 20 steps when the run will end, its memory, and what it waits for; again after its first validation.
 
     A run that is shorter than that says nothing. Behind ``SpeedMonitor``, whose times are used.
+
+    Args:
+        data_helps: What makes loading faster than it is configured, in words.
+        device_helps: What makes a step faster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, data_helps: str, device_helps: str) -> None:
+        self.helps = {"data": data_helps, "the device": device_helps}
         self._seconds_per_batch: float | None = None
         self._begun = 0.0  # of a validation
         self._validated = False  # one was timed
@@ -43,16 +46,14 @@ class CostEstimate(Callback):
             return
         validations = validations_left(trainer)
         on_cpu = pl_module.device.type == "cpu"
-        limit, helps = ("the device", DEVICE_HELPS)
-        if wait > LONG_WAIT:
-            limit, helps = ("data", DATA_HELPS % trainer.datamodule.workers)  # type: ignore[attr-defined]
+        limit = "data" if wait > LONG_WAIT else "the device"
         log.info(
             "a step takes %.3g s, %.0f %% of it waiting for data; the %d that are left take until %s%s. The run has "
             "taken %.1f GiB of %s so far. Its speed is limited by %s; what helps: %s",
             seconds, 100 * wait, left, _until(left * seconds),
             f", {validations} validations not counted" if validations else "",
             speed.summary(pl_module.device)["peak_memory_mb"] / 1024, "memory" if on_cpu else "the device's memory",
-            limit, helps,
+            limit, self.helps[limit],
         )  # fmt: skip
 
     @override
@@ -87,12 +88,15 @@ def batches_left(trainer: Trainer) -> int | None:
 
 
 def validations_left(trainer: Trainer) -> int:
-    """Return how many validations are to come, that of the current epoch included."""
-    if not trainer.limit_val_batches or trainer.max_epochs is None:
+    """Return how many validations are to come, that of the current epoch included; 0 if the run has no end."""
+    left = batches_left(trainer)
+    if not trainer.limit_val_batches or left is None:
         return 0
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    epochs = (done + left) // int(trainer.num_training_batches)  # steps may end within one, which is not validated
     return sum(
         (epoch + 1) % validation_interval(trainer, epoch) == 0
-        for epoch in range(trainer.current_epoch, trainer.max_epochs)
+        for epoch in range(trainer.current_epoch, trainer.current_epoch + epochs)
     )
 
 
