@@ -233,7 +233,7 @@ def table(found: dict[str, list[Point]], title: str) -> Table:
 
 
 def draw(found: dict[str, list[Point]], title: str) -> Figure:
-    """Draw images per second of every sweep, and its memory where that was measured."""
+    """Draw images per second of every sweep, with the time of a step, and its memory where that was measured."""
     figure = Figure(figsize=(3.4 * min(len(found), 3), 2.6 * -(-len(found) // 3)), layout="constrained")
     figure.suptitle(title, fontsize=9)
     for number, (name, points) in enumerate(found.items()):
@@ -242,7 +242,12 @@ def draw(found: dict[str, list[Point]], title: str) -> Figure:
         axes.plot(places, [point.images_per_s for point in points], "o-", color="tab:blue")
         axes.set(xlabel=name, xticks=places)
         axes.set_ylabel("images/s", color="tab:blue")
-        axes.set_ylim(0, 1.1 * max(point.images_per_s for point in points))
+        axes.set_ylim(0, 1.25 * max(point.images_per_s for point in points))
+        for point in points:
+            place, above = (point.at, point.images_per_s), (0, 5)
+            axes.annotate(
+                f"{1000 * point.seconds:.0f} ms", place, above, textcoords="offset points", ha="center", size=7
+            )
         if all(point.gib is not None for point in points):
             other = axes.twinx()
             other.plot(places, [point.gib or 0.0 for point in points], "s--", color="tab:orange")

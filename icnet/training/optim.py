@@ -34,8 +34,8 @@ def parameter_groups(
 
 FUSED = frozenset({"cpu"})
 """Device types where torch's fused kernels step faster than what it chooses by itself: on 2 cores a step of 28 million
-parameters takes 0.6 (SGD) and 0.35 (AdamW) of the time. On GPUs and NPUs its choice, foreach, stays: nothing else was
-measured there."""
+parameters takes 0.6 (SGD) and 0.35 (AdamW) of the time. On GPUs its choice, foreach, is as fast (a step on an H100 48.7
+ms, fused 48.3); on NPUs nothing was measured."""
 
 
 def sgd(
