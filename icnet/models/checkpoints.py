@@ -1,10 +1,12 @@
 """Reading weights: our own checkpoints, published ``.pth`` files and ImageNet backbones.
 
-Every file is loaded with ``weights_only``: a file that holds code is refused, never run. All key layouts are
-translated to this project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
+Every file is loaded with ``weights_only``: nothing in it is ever run. A file that holds pickled objects is refused,
+unless they lie beside a ``state_dict`` of tensors, which is read alone then. All key layouts are translated to this
+project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
 """
 
 import importlib.util
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,8 @@ from icnet.models import NETWORKS, network_options
 from icnet.models.integrity import ZIP_HEAD, is_archive, no_checkpoint, refuse_damaged, refuse_rest, sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS
+
+log = logging.getLogger(__name__)
 
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
@@ -90,6 +94,9 @@ def load_file(path: Path) -> Any:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
+        tensors = _state_dict_beside_objects(path)
+        if tensors is not None:
+            return tensors
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or (_is_pickle_or_zip(path) and "Unsupported" in str(error)):
             code = f" ({named.group(1)})" if named else ""
@@ -102,6 +109,47 @@ def load_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
     except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
         raise no_checkpoint(path) from error
+
+
+class _LeftOut:
+    """Stands for any class or function that a file names: it takes what it would be given and keeps nothing."""
+
+    def __new__(cls, *_: object) -> "_LeftOut":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def _state_dict_beside_objects(path: Path) -> dict[str, Any] | None:
+    """Read the tensors of an archive whose ``state_dict`` lies beside pickled objects, as mmsegmentation's do.
+
+    torch's ``weights_only`` reader is given a placeholder for the name of each class or function that it would refuse,
+    so that none of them is imported or called.
+
+    Returns:
+        The ``state_dict`` alone, under that key; None if the file is not of this form.
+    """
+    if not is_archive(path):
+        return None
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        with torch.serialization.safe_globals([(_LeftOut, name) for name in names]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # as many kinds as in load_file, whose error is the better one
+        return None
+    tensors = content.get("state_dict") if isinstance(content, dict) and META_KEY not in content else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        return None
+    log.warning("%s holds pickled objects (%s), which were left out: its tensors alone were read", path, _short(names))
+    return {"state_dict": tensors}
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _is_pickle_or_zip(path: Path) -> bool:
@@ -254,7 +302,7 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
         if key in state_dict and state_dict[key].shape != own[key].shape
     ]
     problems = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {kind} ({_short(keys)})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
         if keys
     ]

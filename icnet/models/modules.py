@@ -1,29 +1,35 @@
 """The building blocks of ICNet."""
 
 import functools
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icnet.errors import UserError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for images scaled to 0-1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with aligned corners, as every resize of the network does.
+def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+    """Resize bilinearly, with aligned corners unless told otherwise.
 
     The target is always given as a size, never as a factor: Ascend NPUs do not support the latter.
 
     Args:
         x: (N, C, H, W) floating point.
         size: (height, width) of the result.
+        align_corners: Whether the centres of the outermost pixels stay in place, or the edges of the image.
     """
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def resize_and_convolve(x: Tensor, size: tuple[int, int], conv: nn.Conv2d) -> Tensor:
+def resize_and_convolve(
+    x: Tensor, size: tuple[int, int], conv: nn.Conv2d, *, align_corners: bool = True
+) -> Tensor:  # fmt: skip
     """Equal ``conv(resize(x, size))``, and on CPUs do a quarter of its work where ``conv`` has many channels in.
 
     Mixing channels commutes with a resize. So each tap of the kernel becomes a 1x1 convolution of the small features;
@@ -34,15 +40,17 @@ def resize_and_convolve(x: Tensor, size: tuple[int, int], conv: nn.Conv2d) -> Te
         x: (N, C, h, w) floating point.
         size: (H, W) of the result.
         conv: A convolution of stride 1 whose padding keeps the size.
+        align_corners: See ``resize``.
     """
     channels = conv.out_channels
     rows, columns = conv.kernel_size
     pays = rows * columns * channels < conv.in_channels and x.shape[2] < size[0] and x.shape[3] < size[1]
     if x.device.type != "cpu" or torch.jit.is_tracing() or not pays:
-        return conv(resize(x, size))
+        return conv(resize(x, size, align_corners=align_corners))
     taps = conv.weight.permute(2, 3, 0, 1).reshape(-1, conv.in_channels, 1, 1)
     moved = []
-    for tap, part in enumerate(resize(F.conv2d(x, taps), size).split(channels, 1)):
+    products = resize(F.conv2d(x, taps), size, align_corners=align_corners)
+    for tap, part in enumerate(products.split(channels, 1)):
         down = conv.dilation[0] * (tap // columns - rows // 2)
         right = conv.dilation[1] * (tap % columns - columns // 2)
         moved.append(F.pad(part, (-right, right, -down, down)))
@@ -100,6 +108,26 @@ class ConvBNReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         return self.relu(self.bn(self.conv(x)))
+
+
+def cheap_convolutions(*channels: int) -> nn.Sequential:
+    """Return 3x3 convolutions of stride 2 from images to so many channels each: sub1 of a cascade."""
+    return nn.Sequential(
+        *(ConvBNReLU(before, after, 3, stride=2) for before, after in zip((3, *channels), channels, strict=False))
+    )
+
+
+def classifier_head(in_channels: int, num_classes: int, *, bias: bool) -> nn.Sequential:
+    """Return a 3x3 convolution to 128 channels, ``conv``, and a 1x1 convolution that classifies them, ``classifier``.
+
+    Args:
+        in_channels: Channels in.
+        num_classes: Channels out.
+        bias: Whether the classifier has one.
+    """
+    return nn.Sequential(
+        OrderedDict(conv=ConvBNReLU(in_channels, 128, 3), classifier=nn.Conv2d(128, num_classes, 1, bias=bias))
+    )
 
 
 class SamePadding(nn.Module):
@@ -196,6 +224,17 @@ class PyramidPooling(nn.Module):
         pixels = torch.baddbmm(pixels, spread.expand(batch, -1, -1), pooled)
         return pixels.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
+    def averages(self, x: Tensor) -> list[Tensor]:
+        """Pool alone: (N, C, H, W) to (N, C, b, b) for each b of the bins."""
+        if torch.jit.is_tracing():
+            height, width = self._traced_size(x)
+            factors = [(pooling_factors(height, bins)[0], pooling_factors(width, bins)[0]) for bins in self.bins]
+            return [rows.to(x) @ x @ columns.to(x).t() for rows, columns in factors]
+        pool, _ = self._factors(x.shape[2], x.shape[3], x)
+        cells = torch.bmm(pool.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2))  # (N, cells of all grids, C)
+        parts = cells.transpose(1, 2).split([bins**2 for bins in self.bins], 2)
+        return [part.unflatten(2, (bins, bins)) for part, bins in zip(parts, self.bins, strict=True)]
+
     def _factors(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(cells, H W) and (H W, cells) for all cells of all grids, in the dtype and on the device of ``like``."""
         if torch.compiler.is_compiling():
@@ -221,13 +260,55 @@ class PyramidPooling(nn.Module):
 
     def _by_axis(self, x: Tensor) -> Tensor:
         """Do the same with nothing but MatMul and Add on (N, C, H, W), for a traced graph."""
-        height, width = x.shape[2], x.shape[3]
-        if not self.symbolic_size:
-            height, width = int(height), int(width)  # tensors while tracing
+        height, width = self._traced_size(x)
         out = x
         for bins in self.bins:
             out = out + pooling_matrix(height, bins).to(x) @ x @ pooling_matrix(width, bins).to(x).t()
         return out
+
+    def _traced_size(self, x: Tensor) -> tuple[int, int]:
+        height, width = x.shape[2], x.shape[3]
+        return (height, width) if self.symbolic_size else (int(height), int(width))  # tensors while tracing
+
+
+class PyramidBranches(nn.Module):
+    """Convolve the averages of the features over grids of several sizes, each resized to the features (as in PSPNet).
+
+    Args:
+        bins: The grid sizes.
+        convs: A module for the averages of each.
+        align_corners: See ``resize``.
+
+    Shape:
+        (N, C, H, W) to one (N, channels of the module, H, W) for each grid.
+    """
+
+    def __init__(self, bins: Sequence[int], convs: Iterable[nn.Module], *, align_corners: bool = True) -> None:
+        super().__init__()
+        self.pooling = PyramidPooling(bins)
+        self.convs = nn.ModuleList(convs)
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Pool, convolve and resize; see the class for shapes.
+
+        Raises:
+            UserError: If a batch of one image is to be trained on, in whose average batch normalisation divides by the
+                spread of a single value.
+        """
+        size = (x.shape[2], x.shape[3])
+        averages = self.pooling.averages(x)
+        for part, conv in zip(averages, self.convs, strict=True):
+            alone = len(part) * part[0, 0].numel() == 1
+            if alone and any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in conv.modules()):
+                raise UserError(
+                    "trainer.batch_size=1 gives the batch normalisation behind the network's pooling a single value; "
+                    "give 2 or more"
+                )
+        return [
+            resize(conv(part), size, align_corners=self.align_corners)
+            for part, conv in zip(averages, self.convs, strict=True)
+        ]
 
 
 class CascadeFeatureFusion(nn.Module):
@@ -237,14 +318,24 @@ class CascadeFeatureFusion(nn.Module):
         low_channels: Channels of the coarse features.
         high_channels: Channels of the fine features.
         out_channels: Channels of the result.
-        num_classes: Channels of the auxiliary logits, which are read off the coarse arm before the sum.
+        make_aux_classifier: From a number of channels to what makes auxiliary logits of the coarse arm before the sum.
+        aux_of_input: Whether they are made of that arm's input instead, resized to the fine features.
+        relu_in_arms: Whether both arms end in a ReLU before they are summed.
+        align_corners: See ``resize``.
     """
 
-    def __init__(self, low_channels: int, high_channels: int, out_channels: int, num_classes: int) -> None:
+    def __init__(
+        self, low_channels: int, high_channels: int, out_channels: int,
+        make_aux_classifier: Callable[[int], nn.Module], *, aux_of_input: bool = False, relu_in_arms: bool = False,
+        align_corners: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.low = ConvBNReLU(low_channels, out_channels, 3, dilation=2, relu=False)
-        self.high = ConvBNReLU(high_channels, out_channels, 1, relu=False)
-        self.aux_classifier = nn.Conv2d(out_channels, num_classes, 1, bias=False)
+        self.low = ConvBNReLU(low_channels, out_channels, 3, dilation=2, relu=relu_in_arms)
+        self.high = ConvBNReLU(high_channels, out_channels, 1, relu=relu_in_arms)
+        self.aux_classifier = make_aux_classifier(low_channels if aux_of_input else out_channels)
+        self.aux_of_input = aux_of_input
+        self.relu_in_arms = relu_in_arms
+        self.align_corners = align_corners
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fuse.
@@ -256,8 +347,18 @@ class CascadeFeatureFusion(nn.Module):
         Returns:
             (N, out_channels, H, W) fused features, and in training (N, num_classes, H, W) auxiliary logits.
         """
-        coarse = self.low.bn(resize_and_convolve(low, (high.shape[2], high.shape[3]), self.low.conv))
-        aux = self.aux_classifier(coarse) if self.training else None
+        size, aux = (high.shape[2], high.shape[3]), None
+        if self.training and self.aux_of_input:
+            low = resize(low, size, align_corners=self.align_corners)
+            aux = self.aux_classifier(low)
+            coarse = self.low.conv(low)
+        else:
+            coarse = resize_and_convolve(low, size, self.low.conv, align_corners=self.align_corners)
+        coarse = self.low.relu(self.low.bn(coarse))
+        if self.training and not self.aux_of_input:
+            aux = self.aux_classifier(coarse)
         fused = self.high(high)
+        if self.relu_in_arms:
+            return fused + coarse, aux  # nothing negative is left for a ReLU
         fused += coarse  # in place here and in the backbone: fresh memory costs more than the sum
         return F.relu(fused, inplace=True), aux

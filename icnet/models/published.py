@@ -1,7 +1,7 @@
 """Key layouts of published checkpoints: how each is recognised, translated and told what network it holds."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,6 +33,28 @@ _EFFICIENTNET_RULES = (
     (r"^_blocks\.(\d+)\._", r"blocks.\1.layers."),
 )
 
+# mmsegmentation's ICNet, to ours.
+_MMSEG_RULES = (
+    (r"^backbone\.backbone\.stem\.0\.", "backbone.stem.0.conv."),
+    (r"^backbone\.backbone\.stem\.1\.", "backbone.stem.0.bn."),
+    (r"^backbone\.backbone\.stem\.3\.", "backbone.stem.1.conv."),
+    (r"^backbone\.backbone\.stem\.4\.", "backbone.stem.1.bn."),
+    (r"^backbone\.backbone\.stem\.6\.", "backbone.stem.2.conv."),
+    (r"^backbone\.backbone\.stem\.7\.", "backbone.stem.2.bn."),
+    (r"^backbone\.backbone\.", "backbone."),
+    (r"^backbone\.conv_sub1\.", "sub1."),
+    (r"^backbone\.psp_modules\.(\d)\.1\.", r"pyramid.convs.\1."),
+    (r"^backbone\.psp_bottleneck\.", "bottleneck."),
+    (r"^backbone\.(conv_sub[24])\.", r"\1."),
+    (r"^neck\.(cff_\d+)\.conv_(low|high)\.", r"\1.\2."),
+    (r"^decode_head\.convs\.0\.", "head.conv."),
+    (r"^decode_head\.conv_seg\.", "head.classifier."),
+    (r"^auxiliary_head\.0\.convs\.0\.", "cff_24.aux_classifier.conv."),
+    (r"^auxiliary_head\.0\.conv_seg\.", "cff_24.aux_classifier.classifier."),
+    (r"^auxiliary_head\.1\.convs\.0\.", "cff_12.aux_classifier.conv."),
+    (r"^auxiliary_head\.1\.conv_seg\.", "cff_12.aux_classifier.classifier."),
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -51,22 +73,32 @@ class Layout:
     describe: Callable[[Mapping[str, Tensor], object], NetworkDescription]
 
 
-def from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a state dict of the reference (or its Ascend port) to our names.
+def _renamed(
+    state_dict: Mapping[str, Tensor], rules: Sequence[tuple[str, str]], unused: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Rename tensors, each by the first rule that fits, if any.
 
-    ``module.`` in front (DataParallel) and the unused ``fc`` are dropped.
+    Args:
+        state_dict: With or without ``module.`` in front (DataParallel), which is dropped.
+        rules: Patterns and what takes their place.
+        unused: How the names of tensors begin that are left out.
     """
-    translated = {}
+    renamed = {}
     for key, value in state_dict.items():
         name = key.removeprefix("module.")
-        if name.startswith("pretrained.fc."):
+        if name.startswith(unused):
             continue
-        for pattern, replacement in _REFERENCE_RULES:
+        for pattern, replacement in rules:
             name, hits = re.subn(pattern, replacement, name)
             if hits:
                 break
-        translated[name] = value
-    return translated
+        renamed[name] = value
+    return renamed
+
+
+def from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a state dict of the reference (or its Ascend port) to our names; the unused ``fc`` is left out."""
+    return _renamed(state_dict, _REFERENCE_RULES, ("pretrained.fc.",))
 
 
 def from_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,8 +106,7 @@ def from_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The ImageNet classifier ``fc`` is left out.
     """
-    named = from_reference({f"pretrained.{key}": value for key, value in state_dict.items()})
-    return {key.removeprefix("backbone."): value for key, value in named.items()}
+    return _part(from_reference({f"pretrained.{key}": value for key, value in state_dict.items()}))
 
 
 def from_efficientnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,35 +114,48 @@ def from_efficientnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     What lies behind the last block, its 1x1 convolution and classifier for ImageNet, is left out.
     """
-    translated = {}
-    for key, value in state_dict.items():
-        if key.startswith(("_conv_head.", "_bn1.", "_fc.")):
-            continue
-        for pattern, replacement in _EFFICIENTNET_RULES:
-            key = re.sub(pattern, replacement, key)
-        translated[key] = value
-    return translated
+    return _renamed(state_dict, _EFFICIENTNET_RULES, ("_conv_head.", "_bn1.", "_fc."))
 
 
-def describe_icnet(state_dict: Mapping[str, Tensor], path: object) -> NetworkDescription:
-    """Tell an ICNet's backbone and class count by its tensors.
+def from_mmseg(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a state dict of mmsegmentation's ICNet to our names."""
+    return _renamed(state_dict, _MMSEG_RULES)
+
+
+def from_mmseg_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a deep-stem ResNet in the layout of mmsegmentation's ``resnet50_v1c`` to the names of our ``ResNet``.
+
+    The ImageNet classifier ``fc`` is left out.
+    """
+    named = {f"backbone.backbone.{key}": value for key, value in state_dict.items()}
+    return _part(_renamed(named, _MMSEG_RULES, ("backbone.backbone.fc.",)))
+
+
+def _part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("backbone."): value for key, value in state_dict.items()}
+
+
+def describe_cascade(state_dict: Mapping[str, Tensor], path: object, name: str, classifier: str) -> NetworkDescription:
+    """Tell a cascade's backbone and class count by its tensors.
 
     Args:
         state_dict: Under our names.
         path: Their file, for errors.
+        name: The network's name.
+        classifier: The name of the classifier's weights.
 
     Raises:
         UserError: If it has no classifier, or a backbone of unknown depth.
     """
-    if "classifier.weight" not in state_dict:
+    if classifier not in state_dict:
         raise UserError(f"{path} holds no classifier; give a checkpoint of a whole ICNet")
     counts = tuple(
         len({key.split(".")[2] for key in state_dict if key.startswith(f"backbone.layer{n}.")}) for n in range(1, 5)
     )
     bottleneck = any(key.endswith("conv3.weight") for key in state_dict)
-    for name, (block, blocks) in BLOCKS.items():
+    for backbone, (block, blocks) in BLOCKS.items():
         if blocks == counts and (block.expansion == 4) == bottleneck:
-            return NetworkDescription("icnet", {"backbone": name}, len(state_dict["classifier.weight"]))
+            return NetworkDescription(name, {"backbone": backbone}, len(state_dict[classifier]))
     raise UserError(
         f"{path} has a backbone of {counts} blocks, which is no ResNet known here; known are {', '.join(BLOCKS)}"
     )
@@ -119,7 +163,16 @@ def describe_icnet(state_dict: Mapping[str, Tensor], path: object) -> NetworkDes
 
 LAYOUTS: dict[str, Layout] = {
     "reference": Layout(
-        ("pretrained.", "head.cff_"), "pretrained.*, conv_sub1.*, head.*", from_reference, describe_icnet
+        ("pretrained.", "head.cff_"),
+        "pretrained.*, conv_sub1.*, head.*",
+        from_reference,
+        lambda tensors, path: describe_cascade(tensors, path, "icnet", "classifier.weight"),
+    ),
+    "mmseg": Layout(
+        ("backbone.backbone.", "backbone.psp_modules.", "neck.cff_"),
+        "backbone.backbone.*, neck.*, decode_head.*",
+        from_mmseg,
+        lambda tensors, path: describe_cascade(tensors, path, "icnet_mmseg", "head.classifier.weight"),
     ),
 }
 """The layouts that ``read_checkpoint`` recognises, in the order in which it tries them."""
