@@ -55,6 +55,36 @@ _MMSEG_RULES = (
     (r"^auxiliary_head\.1\.conv_seg\.", "cff_12.aux_classifier.classifier."),
 )
 
+# zh320's ICNet, to ours.
+_ZH320_RULES = (
+    (r"^backbone\.conv1\.", "backbone.stem.0.conv."),
+    (r"^backbone\.bn1\.", "backbone.stem.0.bn."),
+    (r"^bottom_branch\.(\d)\.0\.", r"sub1.\1.conv."),
+    (r"^bottom_branch\.(\d)\.1\.", r"sub1.\1.bn."),
+    (r"^ppm\.stage1\.1\.", "pyramid.convs.0."),
+    (r"^ppm\.stage2\.1\.", "pyramid.convs.1."),
+    (r"^ppm\.stage3\.1\.", "pyramid.convs.2."),
+    (r"^ppm\.stage4\.1\.", "pyramid.convs.3."),
+    (r"^ppm\.conv\.0\.", "bottleneck.conv."),
+    (r"^ppm\.conv\.1\.", "bottleneck.bn."),
+    (r"^seg_head\.0\.0\.", "head.conv.conv."),
+    (r"^seg_head\.0\.1\.", "head.conv.bn."),
+    (r"^seg_head\.1\.", "head.classifier."),
+    *(
+        (rf"^{theirs}\.{part}", f"{ours}.{name}")
+        for theirs, ours in (("cff42", "cff_24"), ("cff21", "cff_12"))
+        for part, name in (
+            (r"conv1\.0\.", "low.conv."),
+            (r"conv1\.1\.", "low.bn."),
+            (r"conv2\.0\.", "high.conv."),
+            (r"conv2\.1\.", "high.bn."),
+            (r"classifier\.0\.0\.", "aux_classifier.conv.conv."),
+            (r"classifier\.0\.1\.", "aux_classifier.conv.bn."),
+            (r"classifier\.1\.", "aux_classifier.classifier."),
+        )
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -131,6 +161,20 @@ def from_mmseg_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _part(_renamed(named, _MMSEG_RULES, ("backbone.backbone.fc.",)))
 
 
+def from_zh320(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a state dict of zh320's ICNet to our names."""
+    return _renamed(state_dict, _ZH320_RULES)
+
+
+def from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate one of torchvision's ResNets to the names of our ``ResNet`` with a stem of one convolution.
+
+    The ImageNet classifier ``fc`` is left out.
+    """
+    named = {f"backbone.{key}": value for key, value in state_dict.items()}
+    return _part(_renamed(named, _ZH320_RULES, ("backbone.fc.",)))
+
+
 def _part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("backbone."): value for key, value in state_dict.items()}
 
@@ -173,6 +217,12 @@ LAYOUTS: dict[str, Layout] = {
         "backbone.backbone.*, neck.*, decode_head.*",
         from_mmseg,
         lambda tensors, path: describe_cascade(tensors, path, "icnet_mmseg", "head.classifier.weight"),
+    ),
+    "zh320": Layout(
+        ("bottom_branch.", "cff42.", "cff21."),
+        "bottom_branch.*, ppm.*, cff42.*",
+        from_zh320,
+        lambda tensors, path: describe_cascade(tensors, path, "icnet_zh320", "head.classifier.weight"),
     ),
 }
 """The layouts that ``read_checkpoint`` recognises, in the order in which it tries them."""

@@ -11,7 +11,7 @@ from icnet.models import build_network, network_class, network_options
 from icnet.models.folding import fold_batchnorm
 
 # Options that make a network small.
-SMALL = {name: {"backbone": "resnet18"} for name in ("icnet", "icnet_mmseg")}
+SMALL = {name: {"backbone": "resnet18"} for name in ("icnet", "icnet_mmseg", "icnet_zh320")}
 
 
 def check_network(name: str, num_classes: int = 5, **options: Any) -> None:
