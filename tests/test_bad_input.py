@@ -489,7 +489,7 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
         (
             "train",
             "model=icnet_resnet19",
-            "icnet_lite0, icnet_mmseg_resnet101, icnet_mmseg_resnet18, icnet_mmseg_resnet50, icnet_r",
+            "icnet_lite0, icnet_mmseg_resnet101, icnet_mmseg_resnet18, icnet_mmseg_resnet50, icnet_paper",
         ),
         ("train", "data=nope", "ade20k, bdd100k, camvid, camvid32, checkpoint, cityscapes, folder, idd, kitti, "),
         ("eval", "data=nope", "ade20k, bdd100k, camvid, camvid32, checkpoint, cityscapes, folder, idd, kitti, "),

@@ -14,9 +14,9 @@ from tests.models.network_tester import SMALL
 
 pytestmark = pytest.mark.slow
 
-LEVELS = {"icnet_mmseg": ("o1",), "icnet_zh320": ("o2",)}
+LEVELS = {"icnet_mmseg": ("o1",), "icnet_zh320": ("o2",), "icnet_paper": ("bf16",)}
 """Opt levels of those that resume at fewer than all; their steps at each are compared in tests/training."""
-PUBLISHED = ("icnet_mmseg", "icnet_zh320")
+PUBLISHED = ("icnet_mmseg", "icnet_zh320", "icnet_paper")
 """Those that go from a published file to the demo: their own tests in tests/models."""
 
 

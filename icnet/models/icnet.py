@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from icnet.models.backbone import BLOCKS, Backbone, ResNet
 from icnet.models.cascade import RESNET_STAGES, Cascade
-from icnet.models.modules import CascadeFeatureFusion, PyramidPooling, cheap_convolutions, resize
+from icnet.models.modules import CascadeFeatureFusion, cheap_convolutions, resize
 from icnet.models.network import Option
+from icnet.models.pooling import PyramidPooling
 from icnet.models.published import from_imagenet
 
 

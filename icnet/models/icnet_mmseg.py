@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from icnet.models.backbone import ResNet, contracted
 from icnet.models.cascade import RESNET_STAGES, Cascade
-from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, PyramidBranches, cheap_convolutions, classifier_head
+from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, cheap_convolutions, classifier_head
 from icnet.models.network import Option
+from icnet.models.pooling import PyramidBranches
 from icnet.models.published import from_mmseg_imagenet
 
 BINS = (1, 2, 3, 6)

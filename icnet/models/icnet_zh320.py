@@ -10,15 +10,9 @@ from typing_extensions import override
 
 from icnet.models.backbone import ResNet
 from icnet.models.cascade import RESNET_STAGES, Cascade
-from icnet.models.modules import (
-    CascadeFeatureFusion,
-    ConvBNReLU,
-    PyramidBranches,
-    cheap_convolutions,
-    classifier_head,
-    resize,
-)
+from icnet.models.modules import CascadeFeatureFusion, ConvBNReLU, cheap_convolutions, classifier_head, resize
 from icnet.models.network import Option
+from icnet.models.pooling import PyramidBranches
 from icnet.models.published import from_torchvision
 
 BINS = (1, 2, 4, 6)

@@ -85,6 +85,35 @@ _ZH320_RULES = (
     ),
 )
 
+# meetps/pytorch-semseg's ICNet, to ours: first what each unit is made of, then its place.
+_SEMSEG_UNITS = (
+    (r"\.cbr(\d)\.cbr_unit\.0\.", r".conv\1."),
+    (r"\.cbr(\d)\.cbr_unit\.1\.", r".bn\1."),
+    (r"\.cb3\.cb_unit\.0\.", ".conv3."),
+    (r"\.cb3\.cb_unit\.1\.", ".bn3."),
+    (r"\.cb4\.cb_unit\.", ".downsample."),
+    (r"\.cbr?_unit\.0\.", ".conv."),
+    (r"\.cbr?_unit\.1\.", ".bn."),
+)
+_SEMSEG_RULES = (
+    (r"^convbnrelu1_1\.", "backbone.stem.0."),
+    (r"^convbnrelu1_2\.", "backbone.stem.1."),
+    (r"^convbnrelu1_3\.", "backbone.stem.2."),
+    (r"^convbnrelu1_sub1\.", "sub1.0."),
+    (r"^convbnrelu2_sub1\.", "sub1.1."),
+    (r"^convbnrelu3_sub1\.", "sub1.2."),
+    (r"^res_block2\.layers\.", "backbone.layer1."),
+    (r"^res_block3_conv\.layers\.", "backbone.layer2."),
+    (r"^res_block3_identity\.layers\.", "backbone.layer3."),
+    *((rf"^res_block4\.layers\.{number}\.", f"backbone.layer3.{3 + number}.") for number in range(6)),
+    (r"^res_block5\.layers\.", "backbone.layer4."),
+    (r"^conv5_4_k1\.", "conv_sub4."),
+    (r"^cff_sub(\d+)\.low_dilated_conv_bn\.", r"cff_\1.low."),
+    (r"^cff_sub(\d+)\.high_proj_conv_bn\.", r"cff_\1.high."),
+    (r"^cff_sub(\d+)\.low_classifier_conv\.", r"cff_\1.aux_classifier."),
+    (r"^classification\.", "classifier."),
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -175,6 +204,30 @@ def from_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _part(_renamed(named, _ZH320_RULES, ("backbone.fc.",)))
 
 
+def from_semseg(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a state dict of pytorch-semseg's ICNet, which takes BGR images, to our names and to RGB images.
+
+    The convolutions of its pooling, which it never uses, are left out.
+    """
+    units = _renamed(state_dict, _SEMSEG_UNITS, ("pyramid_pooling.",))
+    named = _renamed(units, _SEMSEG_RULES)
+    for key in ("backbone.stem.0.conv.weight", "sub1.0.conv.weight"):
+        if key in named and named[key].dim() == 4:
+            named[key] = named[key].flip(1)
+    return named
+
+
+def describe_paper(state_dict: Mapping[str, Tensor], path: object) -> NetworkDescription:
+    """Tell the class count of the paper's network; see ``describe_cascade``."""
+    return NetworkDescription("icnet_paper", {}, _count_classes(state_dict, path, "classifier.weight"))
+
+
+def _count_classes(state_dict: Mapping[str, Tensor], path: object, classifier: str) -> int:
+    if classifier not in state_dict or not state_dict[classifier].dim():
+        raise UserError(f"{path} holds no classifier; give a checkpoint of a whole ICNet")
+    return len(state_dict[classifier])
+
+
 def _part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("backbone."): value for key, value in state_dict.items()}
 
@@ -191,15 +244,14 @@ def describe_cascade(state_dict: Mapping[str, Tensor], path: object, name: str, 
     Raises:
         UserError: If it has no classifier, or a backbone of unknown depth.
     """
-    if classifier not in state_dict:
-        raise UserError(f"{path} holds no classifier; give a checkpoint of a whole ICNet")
+    num_classes = _count_classes(state_dict, path, classifier)
     counts = tuple(
         len({key.split(".")[2] for key in state_dict if key.startswith(f"backbone.layer{n}.")}) for n in range(1, 5)
     )
     bottleneck = any(key.endswith("conv3.weight") for key in state_dict)
     for backbone, (block, blocks) in BLOCKS.items():
         if blocks == counts and (block.expansion == 4) == bottleneck:
-            return NetworkDescription(name, {"backbone": backbone}, len(state_dict[classifier]))
+            return NetworkDescription(name, {"backbone": backbone}, num_classes)
     raise UserError(
         f"{path} has a backbone of {counts} blocks, which is no ResNet known here; known are {', '.join(BLOCKS)}"
     )
@@ -223,6 +275,12 @@ LAYOUTS: dict[str, Layout] = {
         "bottom_branch.*, ppm.*, cff42.*",
         from_zh320,
         lambda tensors, path: describe_cascade(tensors, path, "icnet_zh320", "head.classifier.weight"),
+    ),
+    "semseg": Layout(
+        ("convbnrelu1_1.", "res_block2.", "cff_sub24."),
+        "convbnrelu1_1.*, res_block2.*, cff_sub24.*",
+        from_semseg,
+        describe_paper,
     ),
 }
 """The layouts that ``read_checkpoint`` recognises, in the order in which it tries them."""
