@@ -486,7 +486,11 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
     [
         ("train", "optim=nonsense", "adamw, npu_fused_sgd, sgd"),
         ("train", "trainer=npu_8p_nope", "auto, cpu_1p, cpu_2p, gpu_1p, gpu_8p, npu_1p, npu_8p"),
-        ("train", "model=icnet_resnet19", "icnet_lite0, icnet_resnet101, icnet_resnet152, icnet_resnet18"),
+        (
+            "train",
+            "model=icnet_resnet19",
+            "icnet_lite0, icnet_mmseg_resnet101, icnet_mmseg_resnet18, icnet_mmseg_resnet50, icnet_paper",
+        ),
         ("train", "data=nope", "ade20k, bdd100k, camvid, camvid32, checkpoint, cityscapes, folder, idd, kitti, "),
         ("eval", "data=nope", "ade20k, bdd100k, camvid, camvid32, checkpoint, cityscapes, folder, idd, kitti, "),
         ("train", "loss=nope", "cascade, ohem, reference"),

@@ -238,7 +238,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _numbers(buffer: Tensor) -> list[float]:
-    return [round(float(value) / 255, 6) for value in buffer.flatten()]  # the buffers hold 255 times float32
+    return [float(f"{float(value) / 255:.6g}") for value in buffer.flatten()]  # the buffers hold 255 times float32
 
 
 def _make_folder(folder: Path) -> None:

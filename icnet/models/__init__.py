@@ -6,6 +6,9 @@ from typing import Any
 from icnet.errors import UserError
 from icnet.models.icnet import ICNet
 from icnet.models.icnet_lite0 import ICNetLite0
+from icnet.models.icnet_mmseg import ICNetMMSeg
+from icnet.models.icnet_paper import ICNetPaper
+from icnet.models.icnet_zh320 import ICNetZH320
 from icnet.models.network import Option, SegmentationNetwork
 
 __all__ = [
@@ -18,7 +21,13 @@ __all__ = [
     "network_options",
 ]
 
-NETWORKS: dict[str, type[SegmentationNetwork]] = {"icnet": ICNet, "icnet_lite0": ICNetLite0}
+NETWORKS: dict[str, type[SegmentationNetwork]] = {
+    "icnet": ICNet,
+    "icnet_lite0": ICNetLite0,
+    "icnet_mmseg": ICNetMMSeg,
+    "icnet_zh320": ICNetZH320,
+    "icnet_paper": ICNetPaper,
+}
 """The classes by the name that ``model.name`` and a checkpoint's description give them."""
 
 

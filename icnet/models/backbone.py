@@ -1,4 +1,6 @@
-"""Dilated residual networks with a deep stem and output stride 8 (resnet-v1s), for 18 to 152 layers."""
+"""Dilated residual networks with output stride 8, for 18 to 152 layers; by default with a deep stem (resnet-v1s)."""
+
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -7,7 +9,7 @@ from icnet.models.modules import ConvBNReLU
 
 
 class Backbone(nn.Module):
-    """The shared trunk of the half- and quarter-resolution branches of an image cascade.
+    """The shared trunk of the half- and quarter-resolution branches of an image cascade, in two parts.
 
     Attributes:
         mid_channels: Channels of ``forward_mid``.
@@ -23,6 +25,14 @@ class Backbone(nn.Module):
     def forward_mid(self, x: Tensor) -> Tensor:
         """Run the first part alone: (N, 3, H, W) to (N, mid_channels, H / 8, W / 8), rounded up."""
         raise NotImplementedError
+
+    def forward_deep(self, middle: Tensor) -> Tensor:
+        """Run the rest, which keeps the size: (N, mid_channels, h, w) to (N, out_channels, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run everything; see the class for shapes."""
+        return self.forward_deep(self.forward_mid(x))
 
 
 class BasicBlock(nn.Module):
@@ -105,41 +115,57 @@ BLOCKS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 }
 
 
+def contracted(dilation: int, is_first: bool) -> tuple[int, int]:
+    """Dilate as the reference does: a layer's first 3x3 by half of what all others are dilated by."""
+    return (max(dilation // 2, 1) if is_first else dilation), dilation
+
+
 class ResNet(Backbone):
     """A stem and four layers, of which the first two make the middle features.
 
     Args:
         depth: A key of ``BLOCKS``.
+        stem: Channels of the stem's convolutions, the first of stride 2: several are 3x3, one alone is 7x7.
+        width: Channels of the first layer's 3x3.
+        ceil_mode: Whether the pooling behind the stem rounds sizes up.
+        dilate: From a layer's dilation (2 or 4) and whether a block is its first to the block's ``first_dilation`` and
+            ``dilation``.
     """
 
-    def __init__(self, depth: str) -> None:
+    def __init__(
+        self, depth: str, *, stem: Sequence[int] = (64, 64, 128), width: int = 64, ceil_mode: bool = False,
+        dilate: Callable[[int, bool], tuple[int, int]] = contracted,
+    ) -> None:  # fmt: skip
         super().__init__()
         block, counts = BLOCKS[depth]
-        self.stem = nn.Sequential(ConvBNReLU(3, 64, 3, stride=2), ConvBNReLU(64, 64, 3), ConvBNReLU(64, 128, 3))
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = self._layer(block, 128, 64, counts[0], stride=1, dilation=1)
-        self.layer2 = self._layer(block, 64 * block.expansion, 128, counts[1], stride=2, dilation=1)
-        self.layer3 = self._layer(block, 128 * block.expansion, 256, counts[2], stride=1, dilation=2)
-        self.layer4 = self._layer(block, 256 * block.expansion, 512, counts[3], stride=1, dilation=4)
-        self.mid_channels = 128 * block.expansion
-        self.out_channels = 512 * block.expansion
+        kernel_size = 3 if len(stem) > 1 else 7
+        self.stem = nn.Sequential(
+            *(
+                ConvBNReLU(before, channels, kernel_size, stride=1 if number else 2)
+                for number, (before, channels) in enumerate(zip((3, *stem), stem, strict=False))
+            )
+        )
+        self.maxpool = nn.MaxPool2d(3, 2, 1, ceil_mode=ceil_mode)
+        channels = stem[-1]
+        layers = []
+        for number, (count, stride, dilation) in enumerate(zip(counts, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)):
+            inner, blocks = width * 2**number, []
+            for place in range(count):
+                first_dilation, other = dilate(dilation, place == 0) if dilation > 1 else (1, 1)
+                blocks.append(block(channels, inner, 1 if place else stride, other, first_dilation))
+                channels = block.expansion * inner
+            layers.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.mid_channels = 2 * width * block.expansion
+        self.out_channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @staticmethod
-    def _layer(
-        block: type[BasicBlock] | type[Bottleneck], in_channels: int, channels: int, count: int, *, stride: int,
-        dilation: int,
-    ) -> nn.Sequential:  # fmt: skip
-        first = block(in_channels, channels, stride, dilation, first_dilation=max(dilation // 2, 1))
-        rest = (block(block.expansion * channels, channels, 1, dilation, dilation) for _ in range(count - 1))
-        return nn.Sequential(first, *rest)
 
     @override
     def forward_mid(self, x: Tensor) -> Tensor:
         return self.layer2(self.layer1(self.maxpool(self.stem(x))))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run everything; see ``Backbone`` for shapes."""
-        return self.layer4(self.layer3(self.forward_mid(x)))
+    @override
+    def forward_deep(self, middle: Tensor) -> Tensor:
+        return self.layer4(self.layer3(middle))

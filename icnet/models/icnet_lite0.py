@@ -108,9 +108,9 @@ class EfficientNetLite0(Backbone):
     def forward_mid(self, x: Tensor) -> Tensor:
         return self.blocks[:MID_BLOCKS](self.stem(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run everything; see ``Backbone`` for shapes."""
-        return self.blocks(self.stem(x))
+    @override
+    def forward_deep(self, middle: Tensor) -> Tensor:
+        return self.blocks[MID_BLOCKS:](middle)
 
 
 class ICNetLite0(ImageCascade):

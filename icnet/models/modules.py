@@ -1,7 +1,8 @@
 """The building blocks of ICNet."""
 
 import functools
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,22 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for images scaled to 0-1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with aligned corners, as every resize of the network does.
+def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+    """Resize bilinearly, with aligned corners unless told otherwise.
 
     The target is always given as a size, never as a factor: Ascend NPUs do not support the latter.
 
     Args:
         x: (N, C, H, W) floating point.
         size: (height, width) of the result.
+        align_corners: Whether the centres of the outermost pixels stay in place, or the edges of the image.
     """
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def resize_and_convolve(x: Tensor, size: tuple[int, int], conv: nn.Conv2d) -> Tensor:
+def resize_and_convolve(
+    x: Tensor, size: tuple[int, int], conv: nn.Conv2d, *, align_corners: bool = True
+) -> Tensor:  # fmt: skip
     """Equal ``conv(resize(x, size))``, and on CPUs do a quarter of its work where ``conv`` has many channels in.
 
     Mixing channels commutes with a resize. So each tap of the kernel becomes a 1x1 convolution of the small features;
@@ -34,15 +38,17 @@ def resize_and_convolve(x: Tensor, size: tuple[int, int], conv: nn.Conv2d) -> Te
         x: (N, C, h, w) floating point.
         size: (H, W) of the result.
         conv: A convolution of stride 1 whose padding keeps the size.
+        align_corners: See ``resize``.
     """
     channels = conv.out_channels
     rows, columns = conv.kernel_size
     pays = rows * columns * channels < conv.in_channels and x.shape[2] < size[0] and x.shape[3] < size[1]
     if x.device.type != "cpu" or torch.jit.is_tracing() or not pays:
-        return conv(resize(x, size))
+        return conv(resize(x, size, align_corners=align_corners))
     taps = conv.weight.permute(2, 3, 0, 1).reshape(-1, conv.in_channels, 1, 1)
     moved = []
-    for tap, part in enumerate(resize(F.conv2d(x, taps), size).split(channels, 1)):
+    products = resize(F.conv2d(x, taps), size, align_corners=align_corners)
+    for tap, part in enumerate(products.split(channels, 1)):
         down = conv.dilation[0] * (tap // columns - rows // 2)
         right = conv.dilation[1] * (tap % columns - columns // 2)
         moved.append(F.pad(part, (-right, right, -down, down)))
@@ -102,6 +108,26 @@ class ConvBNReLU(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
+def cheap_convolutions(*channels: int) -> nn.Sequential:
+    """Return 3x3 convolutions of stride 2 from images to so many channels each: sub1 of a cascade."""
+    return nn.Sequential(
+        *(ConvBNReLU(before, after, 3, stride=2) for before, after in zip((3, *channels), channels, strict=False))
+    )
+
+
+def classifier_head(in_channels: int, num_classes: int, *, bias: bool) -> nn.Sequential:
+    """Return a 3x3 convolution to 128 channels, ``conv``, and a 1x1 convolution that classifies them, ``classifier``.
+
+    Args:
+        in_channels: Channels in.
+        num_classes: Channels out.
+        bias: Whether the classifier has one.
+    """
+    return nn.Sequential(
+        OrderedDict(conv=ConvBNReLU(in_channels, 128, 3), classifier=nn.Conv2d(128, num_classes, 1, bias=bias))
+    )
+
+
 class SamePadding(nn.Module):
     """Pad with zeros as TensorFlow's ``SAME`` does, for a convolution of stride 2 that has no padding of its own.
 
@@ -128,108 +154,6 @@ class SamePadding(nn.Module):
         return F.pad(x, (self.reach - 1 + width % 2, self.reach, self.reach - 1 + height % 2, self.reach))
 
 
-def pooling_factors(size: int, bins: int) -> tuple[Tensor, Tensor]:
-    """Build the matrices that pool a row of ``size`` values adaptively to ``bins`` and resize it back bilinearly.
-
-    Adaptive average pooling and bilinear resizing are linear, and separable in height and width, so each is one matrix
-    per axis. Bin k averages the values from floor(k size / bins) up to ceil((k + 1) size / bins), as
-    ``torch.nn.functional.adaptive_avg_pool2d`` does; the resize aligns corners.
-
-    Args:
-        size: Length of the axis.
-        bins: Pooled length.
-
-    Returns:
-        (bins, size) and (size, bins) float64 on the CPU; every row sums to 1.
-    """
-    position = torch.arange(size)
-    k = torch.arange(bins)
-    first = (k * size) // bins
-    last = ((k + 1) * size + bins - 1) // bins
-    inside = (position >= first[:, None]) & (position < last[:, None])
-    pool = inside.double() / (last - first)[:, None].double()
-    # Aligned corners: output i looks at pooled position i (bins - 1) / (size - 1).
-    source = position.double() * (bins - 1) / max(size - 1, 1)
-    spread = F.relu(1 - (source[:, None] - k.double()).abs())  # not clamp: ONNX Runtime lacks Clip-11 for doubles
-    return pool, spread
-
-
-def pooling_matrix(size: int, bins: int) -> Tensor:
-    """Multiply the two ``pooling_factors``: (size, size) float64 on the CPU; every row sums to 1."""
-    pool, spread = pooling_factors(size, bins)
-    return spread @ pool
-
-
-def _both_axes(rows: Tensor, columns: Tensor) -> Tensor:
-    """Kronecker product: what (a, h) does to rows and (b, w) to columns, as (a b, h w) on all pixels at once."""
-    product = rows[:, None, :, None] * columns[None, :, None, :]
-    return product.reshape(rows.shape[0] * columns.shape[0], rows.shape[1] * columns.shape[1])
-
-
-class PyramidPooling(nn.Module):
-    """Add to the features their own averages over grids of several sizes (PSPNet's pooling, summed, no convolutions).
-
-    Equal to ``x + sum(resize(adaptive_avg_pool2d(x, b), x.shape) for b in bins)``, written as matrix products: exact,
-    and free of adaptive pooling, which ONNX lacks for sizes that the bins do not divide.
-
-    Args:
-        bins: The grid sizes.
-
-    Shape:
-        (N, C, H, W) to the same shape, in channels-last order.
-    """
-
-    def __init__(self, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
-        super().__init__()
-        self.bins = tuple(bins)
-        self.symbolic_size = False  # an export with dynamic height and width sets it: matrices built inside the graph
-        self._cache: dict[tuple[int, int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool and add; see the class for shapes."""
-        if torch.jit.is_tracing():
-            return self._by_axis(x)
-        batch, channels, height, width = x.shape
-        pool, spread = self._factors(height, width, x)
-        pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # no copy if x is channels-last
-        pooled = torch.bmm(pool.expand(batch, -1, -1), pixels)  # all cells of all grids
-        pixels = torch.baddbmm(pixels, spread.expand(batch, -1, -1), pooled)
-        return pixels.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-
-    def _factors(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(cells, H W) and (H W, cells) for all cells of all grids, in the dtype and on the device of ``like``."""
-        if torch.compiler.is_compiling():
-            return self._build_factors(height, width, like)  # the size may be symbolic here
-        key = (height, width, like.dtype, like.device)
-        if key not in self._cache:
-            if len(self._cache) >= 16:  # images of ever new sizes must not fill the memory
-                self._cache.clear()
-            with torch.inference_mode(False):
-                self._cache[key] = self._build_factors(height, width, like)
-        return self._cache[key]
-
-    def _build_factors(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        pools, spreads = [], []
-        for bins in self.bins:
-            pool_rows, spread_rows = pooling_factors(height, bins)
-            pool_columns, spread_columns = pooling_factors(width, bins)
-            pools.append(_both_axes(pool_rows, pool_columns))
-            spreads.append(_both_axes(spread_rows, spread_columns))
-        # Rounded before they leave the CPU: not every device has float64.
-        pool, spread = torch.cat(pools).to(like.dtype), torch.cat(spreads, 1).to(like.dtype)
-        return pool.to(like.device), spread.to(like.device)
-
-    def _by_axis(self, x: Tensor) -> Tensor:
-        """Do the same with nothing but MatMul and Add on (N, C, H, W), for a traced graph."""
-        height, width = x.shape[2], x.shape[3]
-        if not self.symbolic_size:
-            height, width = int(height), int(width)  # tensors while tracing
-        out = x
-        for bins in self.bins:
-            out = out + pooling_matrix(height, bins).to(x) @ x @ pooling_matrix(width, bins).to(x).t()
-        return out
-
-
 class CascadeFeatureFusion(nn.Module):
     """Fuse coarse features into finer ones (the paper's CFF unit).
 
@@ -237,14 +161,24 @@ class CascadeFeatureFusion(nn.Module):
         low_channels: Channels of the coarse features.
         high_channels: Channels of the fine features.
         out_channels: Channels of the result.
-        num_classes: Channels of the auxiliary logits, which are read off the coarse arm before the sum.
+        make_aux_classifier: From a number of channels to what makes auxiliary logits of the coarse arm before the sum.
+        aux_of_input: Whether they are made of that arm's input instead, resized to the fine features.
+        relu_in_arms: Whether both arms end in a ReLU before they are summed.
+        align_corners: See ``resize``.
     """
 
-    def __init__(self, low_channels: int, high_channels: int, out_channels: int, num_classes: int) -> None:
+    def __init__(
+        self, low_channels: int, high_channels: int, out_channels: int,
+        make_aux_classifier: Callable[[int], nn.Module], *, aux_of_input: bool = False, relu_in_arms: bool = False,
+        align_corners: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.low = ConvBNReLU(low_channels, out_channels, 3, dilation=2, relu=False)
-        self.high = ConvBNReLU(high_channels, out_channels, 1, relu=False)
-        self.aux_classifier = nn.Conv2d(out_channels, num_classes, 1, bias=False)
+        self.low = ConvBNReLU(low_channels, out_channels, 3, dilation=2, relu=relu_in_arms)
+        self.high = ConvBNReLU(high_channels, out_channels, 1, relu=relu_in_arms)
+        self.aux_classifier = make_aux_classifier(low_channels if aux_of_input else out_channels)
+        self.aux_of_input = aux_of_input
+        self.relu_in_arms = relu_in_arms
+        self.align_corners = align_corners
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fuse.
@@ -256,8 +190,18 @@ class CascadeFeatureFusion(nn.Module):
         Returns:
             (N, out_channels, H, W) fused features, and in training (N, num_classes, H, W) auxiliary logits.
         """
-        coarse = self.low.bn(resize_and_convolve(low, (high.shape[2], high.shape[3]), self.low.conv))
-        aux = self.aux_classifier(coarse) if self.training else None
+        size, aux = (high.shape[2], high.shape[3]), None
+        if self.training and self.aux_of_input:
+            low = resize(low, size, align_corners=self.align_corners)
+            aux = self.aux_classifier(low)
+            coarse = self.low.conv(low)
+        else:
+            coarse = resize_and_convolve(low, size, self.low.conv, align_corners=self.align_corners)
+        coarse = self.low.relu(self.low.bn(coarse))
+        if self.training and not self.aux_of_input:
+            aux = self.aux_classifier(coarse)
         fused = self.high(high)
+        if self.relu_in_arms:
+            return fused + coarse, aux  # nothing negative is left for a ReLU
         fused += coarse  # in place here and in the backbone: fresh memory costs more than the sum
         return F.relu(fused, inplace=True), aux

@@ -5,7 +5,9 @@ implementation does even where that is wasteful: the half-resolution image runs 
 adaptive pooling, the classifier sees 128 channels at a quarter of the resolution.
 """
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,6 +157,36 @@ def randomise(net: nn.Module, seed: int) -> None:
                 (module.running_mean, -0.3, 0.3), (module.running_var, 0.3, 1.0),
             ):  # fmt: skip
                 tensor.data.uniform_(low, high, generator=generator)
+
+
+@pytest.fixture
+def through_scripts(script, small, street_root, tmp_path, count_alike) -> Callable[[Path, str], None]:
+    """Take a published file with 19 classes through every script: ``through_scripts(path, model)``."""
+
+    def run(path: Path, model: str) -> None:
+        photo = next((street_root / "leftImg8bit" / "val").rglob("*.png"))
+        onnx = tmp_path / "net.onnx"
+        cpu = ("trainer=cpu_1p", "trainer.progress_bar=false")
+        cityscapes = ("data=cityscapes", f"data.root={street_root}", "data.workers=0", *cpu)
+        commands = (
+            ("train", *small, f"model={model}", f"model.weights={path}", "trainer.max_epochs=1", "trainer.max_steps=1",
+             "trainer.limit_val_batches=0", f"hydra.run.dir={tmp_path / 'run'}"),
+            ("eval", f"ckpt={path}", *cityscapes, f"hydra.run.dir={tmp_path / 'of_torch'}"),
+            ("export", f"ckpt={path}", "export.height=64", "export.width=128", "export.dynamic_size=true",
+             f"output={onnx}"),
+            ("eval", f"ckpt={onnx}", *cityscapes, f"hydra.run.dir={tmp_path / 'of_onnx'}"),
+            ("demo", f"ckpt={path}", f"input={photo}", f"output={tmp_path / 'shown'}", "device=cpu"),
+        )  # fmt: skip
+        for command in commands:
+            done = script(*command)
+            assert done.status == 0, done.err
+        torch_scores, onnx_scores = (
+            json.loads((tmp_path / name / "results.json").read_text()) for name in ("of_torch", "of_onnx")
+        )
+        assert count_alike(torch_scores, onnx_scores)
+        assert list((tmp_path / "shown").rglob("*_ids.png"))
+
+    return run
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from icnet.errors import UserError
 from icnet.models import build_network, network_class, network_options
 from icnet.models.folding import fold_batchnorm
 
-SMALL = {"icnet": {"backbone": "resnet18"}}  # options that make a network small
+# Options that make a network small.
+SMALL = {name: {"backbone": "resnet18"} for name in ("icnet", "icnet_mmseg", "icnet_zh320")}
 
 
 def check_network(name: str, num_classes: int = 5, **options: Any) -> None:

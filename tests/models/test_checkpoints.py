@@ -1,7 +1,9 @@
 import hashlib
 import importlib.util
+import os
 import pickle
 import re
+import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -494,6 +496,64 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path, container):
         assert marker.exists()
 
 
+class Call:
+    """Calls any function when it is unpickled."""
+
+    def __init__(self, function: object, *args: object) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def hostile(marker: Path, tmp_path: Path) -> dict[str, object]:
+    """Objects that create the marker when they are unpickled."""
+    text = f"open({str(marker)!r}, 'w')"
+    (tmp_path / "trap_module.py").write_text(f"{text}\nclass Trap: pass\n")
+    trap = type("Trap", (), {"__module__": "trap_module"})
+    return {
+        "eval": Call(eval, text),  # noqa: S307
+        "exec": Call(exec, text),
+        "process": Call(subprocess.Popen, ["touch", str(marker)]),
+        "method": Call(Path.touch, marker),  # through getattr
+        "shell": Call(os.system, f"touch {marker}"),
+        "import": trap(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["eval", "exec", "process", "method", "shell", "import"])
+def test_objects_beside_a_state_dict_are_neither_run_nor_imported(tmp_path, monkeypatch, caplog, kind):
+    path, marker, tensors = tmp_path / "x.pth", tmp_path / "marker", {"pretrained.x": torch.ones(2)}
+    objects = hostile(marker, tmp_path)
+    allowed = set(torch.serialization.get_safe_globals())
+    monkeypatch.syspath_prepend(tmp_path)
+    module = ModuleType("trap_module")
+    module.Trap = type(objects["import"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "trap_module", module)
+        saved({"meta": {"hook": objects[kind]}, "state_dict": tensors}, path)
+    if kind in {"method", "shell"}:  # what calls the result of a call, or is of a module that torch blocks
+        assert "holds pickled code" in refusal(read_checkpoint, path)
+    else:
+        content = load_file(path)
+        assert list(content) == ["state_dict"]
+        assert_same(content["state_dict"], tensors)
+        assert "left out: its tensors alone were read" in caplog.text
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    assert not marker.exists()
+    assert "trap_module" not in sys.modules
+    for content in ({"state_dict": {**tensors, "hook": objects[kind]}}, {**tensors, "hook": objects[kind]}):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "trap_module", module)
+            saved(content, path)
+        assert "holds pickled code" in refusal(read_checkpoint, path)
+        assert not marker.exists()
+    content = torch.load(path, weights_only=False)  # prove that the trap works
+    if kind == "process":
+        content["hook"].wait()
+    assert marker.exists()
+
+
 def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path):
     path = saved(torch.nn.Linear(1, 1), tmp_path / "model.pth")
     assert "pickled code (torch.nn.modules.linear.Linear)" in refusal(read_checkpoint, path)
@@ -502,7 +562,10 @@ def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"backbone.backbone.stem.0.weight": torch.ones(1)}, "backbone.backbone.stem.0.weight"),  # mmsegmentation's
+        (
+            {"state_dict": {"backbone.stem.0.weight": torch.ones(1)}},
+            "backbone.stem.0.weight",
+        ),  # mmsegmentation's DeepLab
         ({"state_dict": {"conv1.weight": torch.ones(1)}}, "conv1.weight"),
         ({}, "first keys: none"),
         ([torch.ones(1)], "list"),

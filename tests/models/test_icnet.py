@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from icnet.errors import UserError
 from icnet.models.backbone import BLOCKS
 from icnet.models.icnet import ICNet
-from icnet.models.modules import ImageNormalizer, PyramidPooling, pooling_matrix
+from icnet.models.modules import ImageNormalizer
+from icnet.models.pooling import PyramidPooling, pooling_matrix
 from icnet.models.published import from_reference
 
 
