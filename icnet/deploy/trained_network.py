@@ -43,13 +43,18 @@ def read_network(path: Path) -> Network:
     Raises:
         UserError: If the file is no such checkpoint.
     """
-    if path.suffix not in TORCH_SUFFIXES:
-        raise UserError(f"{path} is no checkpoint; give a file that ends in {', '.join(TORCH_SUFFIXES)}")
+    check_suffix(path)
     checkpoint = read_checkpoint(path)
     described = checkpoint.network
     net = build_network(described.name, described.num_classes, **described.options)
     load_weights(net, checkpoint.state_dict, path)
     return Network(net.eval().requires_grad_(False), net.normalizer(), _classes_of(checkpoint), checkpoint)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file that is no checkpoint by its name."""
+    if path.suffix not in TORCH_SUFFIXES:
+        raise UserError(f"{path} is no checkpoint; give a file that ends in {', '.join(TORCH_SUFFIXES)}")
 
 
 def trained_on(meta: Mapping[str, Any]) -> str:

