@@ -14,10 +14,8 @@ from tests.models.network_tester import SMALL
 
 pytestmark = pytest.mark.slow
 
-LEVELS = {"icnet_mmseg": ("o1",), "icnet_zh320": ("o2",), "icnet_paper": ("bf16",)}
-"""Opt levels of those that resume at fewer than all; their steps at each are compared in tests/training."""
-PUBLISHED = ("icnet_mmseg", "icnet_zh320", "icnet_paper")
-"""Those that go from a published file to the demo: their own tests in tests/models."""
+NAMES = [name for name in NETWORKS if name not in {"icnet_mmseg", "icnet_zh320", "icnet_paper"}]
+"""All but those that go from a published file to the demo, in tests of their own in tests/models."""
 
 
 @pytest.fixture
@@ -36,9 +34,8 @@ def train(script, small, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ("name", "level"), [(name, level) for name in NETWORKS for level in LEVELS.get(name, ("o0", "o1", "o2", "bf16"))]
-)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("level", ["o0", "o1", "o2", "bf16"])
 def test_two_steps_resumed_equal_two_steps(name, level, train):
     words = (f"amp={level}", "trainer.limit_val_batches=0")
     whole = read_checkpoint(train(name, 2, *words, folder="whole"))
@@ -49,7 +46,7 @@ def test_two_steps_resumed_equal_two_steps(name, level, train):
     assert different == []
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in PUBLISHED])
+@pytest.mark.parametrize("name", NAMES)
 def test_network_goes_from_training_to_the_demo(name, train, script, street_root, tmp_path, count_alike):
     files = {"network": train(name, 2)}
     for kind in ("static", "dynamic"):

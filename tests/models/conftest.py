@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icnet.models.checkpoints import read_checkpoint
+
 LAYERS = {
     "resnet18": (False, [2, 2, 2, 2]),
     "resnet34": (False, [3, 4, 6, 3]),
@@ -160,17 +162,24 @@ def randomise(net: nn.Module, seed: int) -> None:
 
 
 @pytest.fixture
-def through_scripts(script, small, street_root, tmp_path, count_alike) -> Callable[[Path, str], None]:
-    """Take a published file with 19 classes through every script: ``through_scripts(path, model)``."""
+def through_scripts(script, small, street_root, tmp_path, count_alike) -> Callable[..., None]:
+    """Take a published file with 19 classes through every script: ``through_scripts(path, model, "amp=...")``."""
 
-    def run(path: Path, model: str) -> None:
+    def run(path: Path, model: str, *overrides: str) -> None:
+        def last(run: str) -> Path:
+            return tmp_path / run / "checkpoints" / "last.ckpt"
+
         photo = next((street_root / "leftImg8bit" / "val").rglob("*.png"))
         onnx = tmp_path / "net.onnx"
         cpu = ("trainer=cpu_1p", "trainer.progress_bar=false")
         cityscapes = ("data=cityscapes", f"data.root={street_root}", "data.workers=0", *cpu)
+        steps = (
+            *small, f"model={model}", f"model.weights={path}", *overrides, "trainer.max_epochs=1",
+            "trainer.limit_val_batches=0", "callbacks.checkpoint_every_n_steps=1",
+        )  # fmt: skip
         commands = (
-            ("train", *small, f"model={model}", f"model.weights={path}", "trainer.max_epochs=1", "trainer.max_steps=1",
-             "trainer.limit_val_batches=0", f"hydra.run.dir={tmp_path / 'run'}"),
+            ("train", *steps, "trainer.max_steps=1", f"hydra.run.dir={tmp_path / 'one'}"),
+            ("train", *steps, "trainer.max_steps=2", f"resume={last('one')}", f"hydra.run.dir={tmp_path / 'two'}"),
             ("eval", f"ckpt={path}", *cityscapes, f"hydra.run.dir={tmp_path / 'of_torch'}"),
             ("export", f"ckpt={path}", "export.height=64", "export.width=128", "export.dynamic_size=true",
              f"output={onnx}"),
@@ -180,6 +189,11 @@ def through_scripts(script, small, street_root, tmp_path, count_alike) -> Callab
         for command in commands:
             done = script(*command)
             assert done.status == 0, done.err
+        start, one, two = (read_checkpoint(file).state_dict for file in (path, last("one"), last("two")))
+        for before, after in ((start, one), (one, two)):
+            assert before.keys() == after.keys()
+            moved = [key for key in before if not torch.equal(before[key], after[key])]
+            assert any(key.endswith(".weight") for key in moved)
         torch_scores, onnx_scores = (
             json.loads((tmp_path / name / "results.json").read_text()) for name in ("of_torch", "of_onnx")
         )

@@ -154,7 +154,8 @@ def test_training_outputs_gradients_and_statistics_equal_the_plain_network():
 
 @pytest.mark.slow
 def test_published_file_goes_through_every_script(through_scripts, tmp_path):
-    through_scripts(save_as_published(published("resnet18"), tmp_path / "icnet.pth"), "icnet_zh320_resnet18")
+    path = save_as_published(published("resnet18"), tmp_path / "icnet.pth")
+    through_scripts(path, "icnet_zh320_resnet18", "amp=o2", "amp.loss_scale=128")
 
 
 def test_backbone_weights_of_torchvision_give_the_same_features(tmp_path):

@@ -77,10 +77,14 @@ def train(script, street_root, runs):
     return run
 
 
-@pytest.mark.parametrize("model", ["", "icnet_lite0"], ids=["icnet_resnet18", "icnet_lite0"])
-def test_each_step_on_an_npu_equals_the_one_on_the_cpu_from_the_same_weights(train, model):
+# The last of four steps is of the second epoch; from two on, what a step changes is compared, from one on its loss.
+@pytest.mark.parametrize(
+    ("model", "last_step"),
+    [("", 4), ("icnet_lite0", 2), ("icnet_mmseg_resnet18", 2), ("icnet_zh320_resnet18", 1), ("icnet_paper", 1)],
+)
+def test_each_step_on_an_npu_equals_the_one_on_the_cpu_from_the_same_weights(train, model, last_step):
     before: Path | None = None
-    for step in (1, 2, 3, 4):  # the last one is of the second epoch
+    for step in range(1, last_step + 1):
         steps = (*ONE_STEP, f"trainer.max_steps={step}", *([f"resume={before}"] if before else []))
         if model:
             steps += (f"model={model}",)
@@ -88,7 +92,8 @@ def test_each_step_on_an_npu_equals_the_one_on_the_cpu_from_the_same_weights(tra
         assert results(on_npu)["device"].startswith("Ascend910B")
         assert results(on_cpu)["device"].startswith("CPU")
         assert len(losses(on_npu)) == 1
-        assert losses(on_npu) == pytest.approx(losses(on_cpu), rel=1e-5)
+        # Its 50 layers make 1e-5 of a change of 1e-7 in the weights.
+        assert losses(on_npu) == pytest.approx(losses(on_cpu), rel=1e-4 if model == "icnet_paper" else 1e-5)
         if before:
             assert_same_step(last(on_npu), last(on_cpu), before, 0.03)  # seen: 0.004, where rounding turns a ReLU on
         before = last(on_npu)
