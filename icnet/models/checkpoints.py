@@ -6,6 +6,7 @@ project's before anything else sees them. Damaged files are refused; see ``icnet
 """
 
 import importlib.util
+import json
 import logging
 import pickle
 import re
@@ -101,9 +102,7 @@ def load_file(path: Path) -> Any:
     try:
         refuse_damaged(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors
-
-            return load_safetensors(path)
+            return _load_safetensors(path)
         if is_archive(path):
             return torch.load(path, map_location="cpu", weights_only=True)
         with path.open("rb") as file:
@@ -128,6 +127,20 @@ def load_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
     except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
         raise no_checkpoint(path) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors; those of a file that describes a network of ours as in a ``.ckpt``."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file as load_safetensors
+
+    tensors = load_safetensors(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if META_KEY not in metadata:
+        return tensors
+    meta = json.loads(metadata[META_KEY])
+    return {META_KEY: meta, "state_dict": {f"{NET_PREFIX}{key}": value for key, value in tensors.items()}}
 
 
 class _LeftOut:
