@@ -17,8 +17,9 @@ from icnet.version import __version__
 
 if TYPE_CHECKING:
     from icnet.deploy.api import Model, load
+    from icnet.deploy.hub import PretrainedModel
 
-__all__ = ["Model", "UserError", "__version__", "load"]
+__all__ = ["Model", "PretrainedModel", "UserError", "__version__", "load"]
 
 # Where torch_npu is installed, 'import torch' would load it, and fail without CANN. icnet.npu loads it when an NPU is
 # asked for, so that such a machine can still train on its CPU or GPU.
@@ -37,6 +38,10 @@ def __getattr__(name: str) -> Any:  # so that 'import icnet' need not wait for t
         from icnet.deploy import api
 
         return getattr(api, name)
+    if name == "PretrainedModel":
+        from icnet.deploy.hub import PretrainedModel
+
+        return PretrainedModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

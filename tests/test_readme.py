@@ -144,7 +144,8 @@ def test_single_test_of_the_documents_exists():
 )
 def test_python_of_the_documents_runs(page, block, tmp_path, monkeypatch):
     shutil.copy(OLD / "v0.1_resnet18.ckpt", tmp_path / "best.ckpt")
-    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "checkpoints").mkdir(parents=True)
+    shutil.copy(OLD / "v0.1_resnet18.ckpt", tmp_path / "RUN" / "checkpoints" / "best.ckpt")
     shutil.copy(OLD / "v0.1_results.json", tmp_path / "RUN" / "results.json")
     image, _ = draw_scene(seed=1, height=64, width=128)
     for name in ("photo.jpg", "other.png"):
