@@ -97,7 +97,11 @@ def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
 
     monkeypatch.setitem(NETWORKS, "other", Other)
     monkeypatch.setitem(NETWORKS, "plain", Plain)
-    for name, options in (("icnet", {"backbone": "resnet50"}), ("other", {"backbone": "resnet18"}), ("plain", {})):
+    for name, options in (
+        ("icnet", {"backbone": "resnet50", "quarter_branch": "image"}),
+        ("other", {"backbone": "resnet18"}),
+        ("plain", {}),
+    ):
         model = ModelConfig(name=name)
         assert description(model, 19).options == options
         config = TrainConfig(data=DataConfig(name="street"), model=model, output_dir="outputs/test")

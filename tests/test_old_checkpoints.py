@@ -53,7 +53,9 @@ def test_old_checkpoint_gives_the_logits_of_its_tensors(old):
     net = ICNet(19, "resnet18")
     net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
     model = read_network(old)
-    assert model.checkpoint.network == NetworkDescription("icnet", {"backbone": "resnet18"}, 19)
+    assert model.checkpoint.network == NetworkDescription(
+        "icnet", {"backbone": "resnet18", "quarter_branch": "image"}, 19
+    )
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = net.eval()(image)
@@ -79,7 +81,8 @@ def test_old_checkpoint_is_resumed(old, small, script, tmp_path):
     before, after = (torch.load(path, weights_only=True) for path in (old, tmp_path / "checkpoints" / "last.ckpt"))
     assert (before["epoch"], before["global_step"]) == (1, 6)
     assert (after["epoch"], after["global_step"]) == (2, 9)
-    model = {"name": "icnet", "options": {"backbone": "resnet18"}, "num_classes": 19}
+    options = {"backbone": "resnet18", "quarter_branch": "image"}
+    model = {"name": "icnet", "options": options, "num_classes": 19}
     assert after["icnet"]["model"] == model
     moved = [key for key, value in before["state_dict"].items() if not torch.equal(value, after["state_dict"][key])]
     assert len(moved) == len(before["state_dict"])

@@ -83,7 +83,11 @@ def test_results_file_agrees_with_the_log(trained):
 def test_checkpoint_is_plain_and_says_what_it_is(trained):
     content = load_file(trained / "checkpoints" / "best.ckpt")  # weights_only: would refuse anything but plain values
     meta = content["icnet"]
-    assert meta["model"] == {"name": "icnet", "options": {"backbone": "resnet18"}, "num_classes": 19}
+    assert meta["model"] == {
+        "name": "icnet",
+        "options": {"backbone": "resnet18", "quarter_branch": "image"},
+        "num_classes": 19,
+    }
     assert meta["classes"]["names"][0] == "road"
     assert meta["data"]["name"] == "street"
     assert meta["data_title"] == "street (synthetic)"

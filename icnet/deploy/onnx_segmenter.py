@@ -66,8 +66,10 @@ class OnnxSegmenter(Segmenter):
         self.labels_only = meta["head"] == "argmax"
         self.min_side = int(meta.get("min_side", 64))  # version 0.1 knew ICNet alone
         self.divisor = int(meta.get("divisor", 1))
-        self._normalizer = (
-            None if meta["normalize"] == "true" else ImageNormalizer(json.loads(meta["mean"]), json.loads(meta["std"]))
+        # Not kept as a module: Lightning would move it to the images' device, and all of this is computed on the CPU.
+        outside = meta["normalize"] != "true"
+        self._normalize = (
+            ImageNormalizer(json.loads(meta["mean"]), json.loads(meta["std"])).forward if outside else None
         )
         # Dynamic sides have a name instead of a number.
         batch, _, height, width = session.get_inputs()[0].shape
@@ -87,10 +89,6 @@ class OnnxSegmenter(Segmenter):
         return ONNX_SUFFIX if head.startswith(b"\x08") and head[4:8] != bytes(4) else ""
 
     @override
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        return self  # Lightning moves it to the images' device, and it computes on the CPU
-
-    @override
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Tensor:
         given = image.shape[-2:]
@@ -98,8 +96,8 @@ class OnnxSegmenter(Segmenter):
         x = image.cpu()
         if wanted != tuple(given):
             x = F.interpolate(x.float(), wanted, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-        if self._normalizer is not None:
-            x = self._normalizer(x)
+        if self._normalize is not None:
+            x = self._normalize(x)
         logits = torch.cat([self._run(chunk) for chunk in x.split(self._batch or len(x))])
         if wanted != tuple(given):
             logits = F.interpolate(logits, tuple(given), mode="bilinear")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -21,6 +21,7 @@ class ImageCascade(Cascade):
     Args:
         num_classes: Number of classes.
         make_backbone: Builds what sub2 and sub4 share.
+        quarter_branch: See ``Cascade``.
     """
 
     classifiers: ClassVar[tuple[str, ...]] = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
@@ -28,8 +29,11 @@ class ImageCascade(Cascade):
         "sub1": ("sub1.",), "backbone": ("backbone.",), "head": ("cff_24.", "cff_12.", "classifier.")
     }  # fmt: skip
 
-    def __init__(self, num_classes: int, make_backbone: Callable[[], Backbone]) -> None:
+    def __init__(
+        self, num_classes: int, make_backbone: Callable[[], Backbone], quarter_branch: str = "image"
+    ) -> None:  # fmt: skip
         super().__init__(num_classes)
+        self.quarter_branch = quarter_branch
         self.sub1 = cheap_convolutions(32, 32, 64)
         self.backbone = make_backbone()
         self.pyramid_pooling = PyramidPooling()
@@ -55,14 +59,23 @@ class ICNet(ImageCascade):
     Args:
         num_classes: Number of classes.
         backbone: One of ``icnet.models.backbone.BLOCKS``.
+        quarter_branch: ``image``, as the reference has it, or ``features``, as other ICNets have: sub4 begins with
+            sub2's features at half their size, instead of a second, smaller image.
     """
 
     name_in_files: ClassVar[str] = "ICNet"  # as the Ascend port writes it
-    options: ClassVar[Mapping[str, Option]] = {"backbone": Option("resnet50", tuple(BLOCKS))}
+    options: ClassVar[Mapping[str, Option]] = {
+        "backbone": Option("resnet50", tuple(BLOCKS)), "quarter_branch": Option("image", ("image", "features"))
+    }  # fmt: skip
     stages: ClassVar[tuple[str, ...]] = RESNET_STAGES
 
-    def __init__(self, num_classes: int, backbone: str = "resnet50") -> None:
-        super().__init__(num_classes, partial(ResNet, backbone))
+    def __init__(self, num_classes: int, backbone: str = "resnet50", quarter_branch: str = "image") -> None:
+        super().__init__(num_classes, partial(ResNet, backbone), quarter_branch)
+
+    @classmethod
+    @override
+    def title(cls, name: str, options: Mapping[str, Any]) -> str:
+        return super().title(name, options) + ("" if options["quarter_branch"] == "image" else "_features")
 
     @classmethod
     @override

@@ -259,7 +259,9 @@ def _part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("backbone."): value for key, value in state_dict.items()}
 
 
-def describe_cascade(state_dict: Mapping[str, Tensor], path: object, name: str, classifier: str) -> NetworkDescription:
+def describe_cascade(
+    state_dict: Mapping[str, Tensor], path: object, name: str, classifier: str, **options: str
+) -> NetworkDescription:
     """Tell a cascade's backbone and class count by its tensors.
 
     Args:
@@ -267,6 +269,7 @@ def describe_cascade(state_dict: Mapping[str, Tensor], path: object, name: str, 
         path: Their file, for errors.
         name: The network's name.
         classifier: The name of the classifier's weights.
+        options: The network's options besides ``backbone``.
 
     Raises:
         UserError: If it has no classifier, or a backbone of unknown depth.
@@ -278,7 +281,7 @@ def describe_cascade(state_dict: Mapping[str, Tensor], path: object, name: str, 
     bottleneck = any(key.endswith("conv3.weight") for key in state_dict)
     for backbone, (block, blocks) in BLOCKS.items():
         if blocks == counts and (block.expansion == 4) == bottleneck:
-            return NetworkDescription(name, {"backbone": backbone}, num_classes)
+            return NetworkDescription(name, {"backbone": backbone, **options}, num_classes)
     raise UserError(
         f"{path} has a backbone of {counts} blocks, which is no ResNet known here; known are {', '.join(BLOCKS)}"
     )
@@ -289,7 +292,7 @@ LAYOUTS: dict[str, Layout] = {
         ("pretrained.", "head.cff_"),
         "pretrained.*, conv_sub1.*, head.*",
         from_reference,
-        lambda tensors, path: describe_cascade(tensors, path, "icnet", "classifier.weight"),
+        lambda tensors, path: describe_cascade(tensors, path, "icnet", "classifier.weight", quarter_branch="image"),
     ),
     "mmseg": Layout(
         ("backbone.backbone.", "backbone.psp_modules.", "neck.cff_"),

@@ -141,7 +141,11 @@ def test_metadata_tell_everything_about_the_model(checkpoint, tmp_path):
     assert json.loads(meta["mean"]) == list(IMAGENET_MEAN)
     assert json.loads(meta["std"]) == list(IMAGENET_STD)
     assert (meta["head"], meta["normalize"]) == ("logits", "false")
-    assert json.loads(meta["model"]) == {"name": "icnet", "options": {"backbone": "resnet18"}, "num_classes": 19}
+    assert json.loads(meta["model"]) == {
+        "name": "icnet",
+        "options": {"backbone": "resnet18", "quarter_branch": "image"},
+        "num_classes": 19,
+    }
     assert (meta["min_side"], meta["divisor"]) == ("64", "1")
     assert meta["checkpoint"] == "best.ckpt"
     assert meta["checkpoint_sha256"] == sha256(checkpoint)

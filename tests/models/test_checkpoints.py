@@ -33,7 +33,7 @@ from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import from_reference
 
 HUB_ID = "timm/resnet50s.gluon_in1k"
-RESNET18 = {"backbone": "resnet18"}
+RESNET18 = {"backbone": "resnet18", "quarter_branch": "image"}
 
 
 def refusal(function, *args) -> str:
@@ -129,7 +129,7 @@ def test_backbone_and_class_count_are_told_from_the_names(make_reference, depth)
     with torch.device("meta"):
         tensors = make_reference(depth, classes=11).state_dict()
     checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(tensors))
-    assert checkpoint.network == NetworkDescription("icnet", {"backbone": depth}, 11)
+    assert checkpoint.network == NetworkDescription("icnet", {"backbone": depth, "quarter_branch": "image"}, 11)
 
 
 def test_an_unknown_backbone_is_refused(reference_tensors):

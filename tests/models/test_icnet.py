@@ -12,6 +12,7 @@ from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
 from icnet.models.pooling import PyramidPooling, pooling_matrix
 from icnet.models.published import from_reference
+from tests.models.conftest import stretch
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -54,6 +55,22 @@ def test_logits_equal_the_reference(make_reference, depth, size):
     assert logits.shape == (2, 19, *size)
     assert wanted.std() > 0.05  # logits near zero would prove nothing
     torch.testing.assert_close(logits, wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_quarter_branch_of_features_begins_with_the_half_branchs_at_half_their_size(make_reference):
+    reference = make_reference("resnet18").eval()
+    net = ICNet(19, "resnet18", "features")
+    net.load_state_dict(from_reference(reference.state_dict()), strict=True)
+    net, reference = net.eval().double(), reference.double()
+    image = noise(2, 3, 130, 193)
+    with torch.no_grad():
+        middle, _ = reference.pretrained(stretch(image, (65, 96)))
+        assert middle.shape[2:] == (9, 12)
+        top = reference.pretrained.layer4(reference.pretrained.layer3(stretch(middle, (4, 6))))
+        pooled = [stretch(F.adaptive_avg_pool2d(top, bins), (4, 6)) for bins in (1, 2, 3, 6)]
+        quarter, _, _ = reference.head(reference.conv_sub1(image), middle, top + sum(pooled))
+        torch.testing.assert_close(net(image), stretch(quarter, (130, 193)), atol=1e-9, rtol=1e-9)
+    assert ICNet.title("icnet", {"backbone": "resnet18", "quarter_branch": "features"}) == "icnet_resnet18_features"
 
 
 @pytest.mark.parametrize("depth", ["resnet101", "resnet152"])
