@@ -147,21 +147,25 @@ def test_startup_lists_every_command(benchmark):
 def test_first_step_times_a_new_and_a_resumed_run(benchmark, script, monkeypatch):
     commands = []
 
-    def run(command: list[str], **_: object) -> None:
+    def run(command: list[str], **_: object) -> SimpleNamespace:
         commands.append(command[1:])
-        if len(commands) <= 2:  # the first round
-            done = script("train", *command[2:], "data.workers=0")
-            assert done.status == 0, done.err
+        if len(commands) > 2:  # only the first round is run
+            return SimpleNamespace(stdout="going on from")
+        done = script("train", *command[2:], "data.workers=0")
+        assert done.status == 0, done.err
+        return SimpleNamespace(stdout=done.out)
 
     monkeypatch.setattr(first_step, "subprocess", SimpleNamespace(run=run))
     out = benchmark("first_step", *ONCE, "--frames", 4)
     assert "train.py, one step, 4 frames" in out
     assert [command[0] for command in commands] == ["train.py"] * 4
     folders = [next(word for word in command if word.startswith("hydra.run.dir=")) for command in commands]
-    assert folders[0] == folders[1] != folders[2] == folders[3]
-    for new, resumed in (commands[:2], commands[2:]):
+    assert len(set(folders)) == 4
+    for number in (0, 2):
+        new, resumed = commands[number : number + 2]
+        last = Path(folders[number].removeprefix("hydra.run.dir="), "checkpoints", "last.ckpt")
         assert "trainer.max_steps=1" in new
-        assert {"trainer.max_steps=2", "resume=here"} <= set(resumed)
+        assert {"trainer.max_steps=2", f"resume={last}"} <= set(resumed)
 
 
 def test_scaling_sweeps_each_cost_and_draws_it(benchmark, tmp_path):
