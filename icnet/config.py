@@ -56,8 +56,10 @@ DEVICES = Range("a count from 1, or a list of indices like [0,2]", _are_devices,
 ENDPOINT = Range(
     "HOST:PORT of one of the nodes", lambda given: not given or _is_endpoint(given), "is no endpoint; give"
 )
-CLASS_WEIGHTINGS = ("median", "enet")  # of icnet.data.statistics
-CLASS_WEIGHTS = Range("a list with a number from 0 for each class, median, enet, or null", _are_class_weights)
+CLASS_WEIGHTINGS = ("median", "median_sqrt", "enet")  # of icnet.data.statistics
+CLASS_WEIGHTS = Range(
+    "a list with a number from 0 for each class, median, median_sqrt, enet, or null", _are_class_weights
+)
 BATCH = Range("a number from 1, or dynamic", _is_batch)
 
 
@@ -207,7 +209,8 @@ class LossConfig(Keys, above="loss."):
     sub4_weight: float | None = key(None, "weights.sub4, as it was called before", unit="null = the network's", low=0)
     class_weights: Any = key(
         None,
-        "weights of the classes: a list; or median (frequency balancing) or enet, counted in the training labels",
+        "weights of the classes: a list; or median (frequency balancing), median_sqrt (its root) or enet, counted "
+        "in the training labels",
         unit="null = all 1",
         values=CLASS_WEIGHTS,
     )

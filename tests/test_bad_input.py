@@ -20,7 +20,8 @@ from icnet import factory
 from icnet.config import DataConfig
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
-from icnet.models.checkpoints import load_weights, read_backbone, read_checkpoint
+from icnet.models.checkpoints import load_weights, read_checkpoint
+from icnet.models.imagenet_weights import read_backbone
 from icnet.run.results import TrainingRecord, write_results
 
 CKPT = "checkpoints/best.ckpt"

@@ -98,7 +98,7 @@ def test_backbone_that_is_not_given_is_the_networks_own(monkeypatch):
     monkeypatch.setitem(NETWORKS, "other", Other)
     monkeypatch.setitem(NETWORKS, "plain", Plain)
     for name, options in (
-        ("icnet", {"backbone": "resnet50", "quarter_branch": "image"}),
+        ("icnet", {"backbone": "resnet50", "quarter_branch": "image", "enlarge": 1}),
         ("other", {"backbone": "resnet18"}),
         ("plain", {}),
     ):
@@ -214,7 +214,10 @@ def test_key_without_default_has_to_be_given_to_hydra_too():
             ["loss.class_weights=[1,-1]"],
             r"loss.class_weights=\[1, -1\] is out of range; give a list with a number from 0",
         ),
-        (["loss.class_weights=mean"], "loss.class_weights=mean is out of range; give a list .*, median, enet, or null"),
+        (
+            ["loss.class_weights=mean"],
+            "loss.class_weights=mean is out of range; give a list .*, median, median_sqrt, enet, or null",
+        ),
         (["callbacks.result_files=all"], "callbacks.result_files=all is unknown; choose one of perf, acc"),
         (["trainer.rdzv_endpoint=here"], "trainer.rdzv_endpoint=here is no endpoint; give HOST:PORT"),
     ],

@@ -54,7 +54,7 @@ def test_old_checkpoint_gives_the_logits_of_its_tensors(old):
     net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
     model = read_network(old)
     assert model.checkpoint.network == NetworkDescription(
-        "icnet", {"backbone": "resnet18", "quarter_branch": "image"}, 19
+        "icnet", {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 1}, 19
     )
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_old_checkpoint_is_resumed(old, small, script, tmp_path):
     before, after = (torch.load(path, weights_only=True) for path in (old, tmp_path / "checkpoints" / "last.ckpt"))
     assert (before["epoch"], before["global_step"]) == (1, 6)
     assert (after["epoch"], after["global_step"]) == (2, 9)
-    options = {"backbone": "resnet18", "quarter_branch": "image"}
+    options = {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 1}
     model = {"name": "icnet", "options": options, "num_classes": 19}
     assert after["icnet"]["model"] == model
     moved = [key for key, value in before["state_dict"].items() if not torch.equal(value, after["state_dict"][key])]

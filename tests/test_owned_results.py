@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from icnet.models import NETWORKS
-from icnet.models.checkpoints import load_file
+from icnet.models.weight_files import load_file
 from tests.scripts import ScriptProcess
 from tests.training.lives import Small
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from icnet.config import TrainConfig
-from icnet.models.checkpoints import load_file
+from icnet.models.weight_files import load_file
 from icnet.training.callbacks import speed_monitor
 from icnet.training.callbacks.speed_monitor import SpeedMonitor
 from icnet.training.callbacks.validation_schedule import PublishedValidationSchedule

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from icnet.models.checkpoints import load_file
+from icnet.models.weight_files import load_file
 from tests.scripts import ScriptProcess
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def test_checkpoint_is_plain_and_says_what_it_is(trained):
     meta = content["icnet"]
     assert meta["model"] == {
         "name": "icnet",
-        "options": {"backbone": "resnet18", "quarter_branch": "image"},
+        "options": {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 1},
         "num_classes": 19,
     }
     assert meta["classes"]["names"][0] == "road"

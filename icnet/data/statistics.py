@@ -54,6 +54,11 @@ def median_frequency(pixels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     return weights
 
 
+def median_frequency_root(pixels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Square root of ``median_frequency``, which takes the same: between the large differences of these and none."""
+    return np.sqrt(median_frequency(pixels, ignored))
+
+
 def enet(pixels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     """ENet's class weights.
 
@@ -85,6 +90,11 @@ WEIGHTINGS: dict[str, Weighting] = {
         median_frequency,
         "median(freq) / freq_c; freq_c = pixels of c / all pixels of the images where c occurs",
         "median frequency balancing: Eigen and Fergus, ICCV 2015, as in SegNet (Badrinarayanan et al., TPAMI 2017)",
+    ),
+    "median_sqrt": Weighting(
+        median_frequency_root,
+        "sqrt(median(freq) / freq_c), freq_c as above",
+        "a compromise of our own, without a paper",
     ),
     "enet": Weighting(
         enet, "1 / ln(1.02 + p_c); p_c = share of c in the labelled pixels", "ENet: Paszke et al., arXiv:1606.02147"

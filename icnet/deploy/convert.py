@@ -14,9 +14,10 @@ from torch import Tensor
 from icnet.deploy.trained_network import model_title, read_network
 from icnet.errors import UserError
 from icnet.models import network_options
-from icnet.models.checkpoints import META_KEY, NET_PREFIX, Checkpoint
+from icnet.models.checkpoints import Checkpoint
 from icnet.models.integrity import HASH_KEY
 from icnet.models.published import LAYOUTS, to_reference
+from icnet.models.weight_files import META_KEY, NET_PREFIX
 from icnet.run.files import atomic_file
 from icnet.version import __version__
 

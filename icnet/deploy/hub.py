@@ -15,8 +15,9 @@ from icnet.deploy.api import Model, load
 from icnet.deploy.convert import described, write_new, write_safetensors
 from icnet.deploy.trained_network import model_title, read_network, told_classes, trained_on
 from icnet.errors import UserError
-from icnet.models.checkpoints import META_KEY, Checkpoint
+from icnet.models.checkpoints import Checkpoint
 from icnet.models.integrity import sha256
+from icnet.models.weight_files import META_KEY
 from icnet.run.paths import LAST, RunPaths
 from icnet.run.results import ByClass, EvaluationRecord, TrainingRecord, read_results
 

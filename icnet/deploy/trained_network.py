@@ -14,7 +14,7 @@ from icnet.models.checkpoints import Checkpoint, load_weights, read_checkpoint
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 
-TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors", ".caffemodel")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def read_network(path: Path) -> Network:
     """Build the network that a checkpoint holds.
 
     Args:
-        path: One of our ``.ckpt`` files, or a published ``.pth`` in a layout that is known.
+        path: One of our ``.ckpt`` files, or a published one in a layout that is known.
 
     Raises:
         UserError: If the file is no such checkpoint.

@@ -10,7 +10,8 @@ from icnet.config import ModelConfig
 from icnet.deploy.trained_network import told_classes
 from icnet.errors import UserError
 from icnet.models import build_network, network_class, network_options
-from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_backbone, read_checkpoint
+from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_checkpoint
+from icnet.models.imagenet_weights import read_backbone
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.run import differences
 

@@ -31,11 +31,12 @@ class Cascade(SegmentationNetwork):
         cff_12: Fuses the result into sub1.
         align_corners: Of all resizes, see ``icnet.models.modules.resize``.
         quarter_branch: ``image`` or ``features``: what sub4 begins with.
+        enlarge: How many times larger the image is made first, for small ones: thin things are lost at 1/8 of them.
 
     Shape:
         Input (N, 3, H, W) normalised float, H and W at least 64. In evaluation mode returns logits
-        (N, num_classes, H, W); in training mode a dict of logits of at most 1/4 of the size (``sub124``), of about 1/8
-        (``sub24``) and of about 1/16 (``sub4``).
+        (N, num_classes, H, W); in training mode a dict of logits of at most 1/4 of the enlarged size (``sub124``), of
+        about 1/8 (``sub24``) and of about 1/16 (``sub4``).
     """
 
     min_side: ClassVar[int] = 64  # the quarter image's branch shrinks by 32: below, nothing is left to pool
@@ -43,6 +44,7 @@ class Cascade(SegmentationNetwork):
     static_graph: ClassVar[bool] = True
     align_corners: ClassVar[bool] = True
     quarter_branch: str = "image"
+    enlarge: int = 1
     sub1: nn.Module
     backbone: Backbone
     cff_24: CascadeFeatureFusion
@@ -72,6 +74,8 @@ class Cascade(SegmentationNetwork):
         """
         self.check_size(image)
         height, width = image.shape[2], image.shape[3]
+        if self.enlarge > 1:
+            image = resize(image, (height * self.enlarge, width * self.enlarge), align_corners=self.align_corners)
         sub1 = self.sub1(image)
         middle = self.backbone.forward_mid(self.shrink(image, 2))
         sub2 = self.head_sub2(middle)

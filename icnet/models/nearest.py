@@ -104,13 +104,18 @@ def outline(described: NetworkDescription) -> SegmentationNetwork:
 
 
 def _networks() -> Iterator[tuple[NetworkDescription, SegmentationNetwork]]:
-    """Yield each network with every choice of its options, without memory for its tensors."""
+    """Yield each network with every choice of options that gives it other tensors, without memory for these."""
     for name, kind in NETWORKS.items():
+        seen: list[dict[str, torch.Size]] = []
         choices = {key: option.choices for key, option in kind.options.items() if option.choices}
         for values in itertools.product(*choices.values()):
             options = network_options(name, dict(zip(choices, values, strict=True)))
             described = NetworkDescription(name, options, 1)
-            yield described, outline(described)
+            net = outline(described)
+            shapes = {key: value.shape for key, value in net.state_dict().items()}
+            if shapes not in seen:
+                seen.append(shapes)
+                yield described, net
 
 
 def _describes(layout: Layout, own: Mapping[str, Tensor], described: NetworkDescription) -> bool:

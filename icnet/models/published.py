@@ -130,6 +130,40 @@ _SEMSEG_RULES = (
     (r"^classification\.", "classifier."),
 )
 
+# The author's .caffemodel, to ours: each layer's place, then what it is in the units there.
+_CAFFE_PLACES = (
+    (r"^conv1_1_3x3_s2", "backbone.stem.0"),
+    (r"^conv1_2_3x3", "backbone.stem.1"),
+    (r"^conv1_3_3x3", "backbone.stem.2"),
+    (r"^conv1_sub1", "sub1.0"),
+    (r"^conv2_sub1", "sub1.1"),
+    (r"^conv3_sub1(?!_proj)", "sub1.2"),
+    (r"^conv5_4_k1", "conv_sub4"),
+    (r"^conv_sub4", "cff_24.low"),
+    (r"^conv3_1_sub2_proj", "cff_24.high"),
+    (r"^conv_sub2", "cff_12.low"),
+    (r"^conv3_sub1_proj", "cff_12.high"),
+    (r"^conv6_cls", "classifier"),
+    (r"^conv6_sub4", "cff_24.aux_classifier"),
+    (r"^conv6_sub2", "cff_12.aux_classifier"),
+    *((rf"^conv2_{number + 1}_", f"backbone.layer1.{number}.") for number in range(3)),
+    (r"^conv3_1_", "backbone.layer2.0."),
+    *((rf"^conv3_{number + 2}_", f"backbone.layer3.{number}.") for number in range(3)),
+    *((rf"^conv4_{number + 1}_", f"backbone.layer3.{3 + number}.") for number in range(6)),
+    *((rf"^conv5_{number + 1}_", f"backbone.layer4.{number}.") for number in range(3)),
+)
+_CAFFE_UNITS = (
+    *(
+        (rf"\.{layer}{bn}\.", f".{part}{number}.")
+        for number, layer in enumerate(("1x1_reduce", "3x3", "1x1_increase"), start=1)
+        for part, bn in (("bn", "/bn"), ("conv", ""))
+    ),
+    (r"\.1x1_proj/bn\.", ".downsample.1."),
+    (r"\.1x1_proj\.", ".downsample.0."),
+    (r"/bn\.", ".bn."),
+    (r"^(backbone\.stem\.\d|sub1\.\d|conv_sub4|cff_\d+\.(?:low|high))\.weight$", r"\1.conv.weight"),
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -237,7 +271,20 @@ def from_semseg(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The convolutions of its pooling, which it never uses, are left out.
     """
     units = _renamed(state_dict, _SEMSEG_UNITS, ("pyramid_pooling.",))
-    named = _renamed(units, _SEMSEG_RULES)
+    return _of_bgr(_renamed(units, _SEMSEG_RULES))
+
+
+def from_caffe(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the layers of the author's ``.caffemodel``, which takes BGR images, to our names and to RGB images.
+
+    The convolutions of its pooling, which it never uses, are left out.
+    """
+    places = _renamed(state_dict, _CAFFE_PLACES, ("conv5_3_pool",))
+    return _of_bgr(_renamed(places, _CAFFE_UNITS))
+
+
+def _of_bgr(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Turn around the convolutions that see the image, so that they take RGB."""
     for key in ("backbone.stem.0.conv.weight", "sub1.0.conv.weight"):
         if key in named and named[key].dim() == 4:
             named[key] = named[key].flip(1)
@@ -259,9 +306,7 @@ def _part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("backbone."): value for key, value in state_dict.items()}
 
 
-def describe_cascade(
-    state_dict: Mapping[str, Tensor], path: object, name: str, classifier: str, **options: str
-) -> NetworkDescription:
+def describe_cascade(state_dict: Mapping[str, Tensor], path: object, name: str, classifier: str) -> NetworkDescription:
     """Tell a cascade's backbone and class count by its tensors.
 
     Args:
@@ -269,7 +314,9 @@ def describe_cascade(
         path: Their file, for errors.
         name: The network's name.
         classifier: The name of the classifier's weights.
-        options: The network's options besides ``backbone``.
+
+    Returns:
+        Of its options, ``backbone`` alone: the others are the network's defaults.
 
     Raises:
         UserError: If it has no classifier, or a backbone of unknown depth.
@@ -281,7 +328,7 @@ def describe_cascade(
     bottleneck = any(key.endswith("conv3.weight") for key in state_dict)
     for backbone, (block, blocks) in BLOCKS.items():
         if blocks == counts and (block.expansion == 4) == bottleneck:
-            return NetworkDescription(name, {"backbone": backbone, **options}, num_classes)
+            return NetworkDescription(name, {"backbone": backbone}, num_classes)
     raise UserError(
         f"{path} has a backbone of {counts} blocks, which is no ResNet known here; known are {', '.join(BLOCKS)}"
     )
@@ -292,7 +339,7 @@ LAYOUTS: dict[str, Layout] = {
         ("pretrained.", "head.cff_"),
         "pretrained.*, conv_sub1.*, head.*",
         from_reference,
-        lambda tensors, path: describe_cascade(tensors, path, "icnet", "classifier.weight", quarter_branch="image"),
+        lambda tensors, path: describe_cascade(tensors, path, "icnet", "classifier.weight"),
     ),
     "mmseg": Layout(
         ("backbone.backbone.", "backbone.psp_modules.", "neck.cff_"),
@@ -310,6 +357,12 @@ LAYOUTS: dict[str, Layout] = {
         ("convbnrelu1_1.", "res_block2.", "cff_sub24."),
         "convbnrelu1_1.*, res_block2.*, cff_sub24.*",
         from_semseg,
+        describe_paper,
+    ),
+    "caffe": Layout(
+        ("conv1_1_3x3_s2", "conv5_4_k1", "conv3_1_sub2_proj"),
+        "conv1_1_3x3_s2, conv5_4_k1, conv6_cls (.caffemodel)",
+        from_caffe,
         describe_paper,
     ),
 }

@@ -11,9 +11,9 @@ from torchmetrics import MeanMetric
 from typing_extensions import Self, override
 
 from icnet.data.labels import IGNORE_INDEX, ClassTable
-from icnet.models.checkpoints import META_KEY
 from icnet.models.network import SegmentationNetwork
 from icnet.models.sizes import fitted, resized
+from icnet.models.weight_files import META_KEY
 from icnet.training.freezing import freeze, keep_statistics
 from icnet.training.losses import CascadeLoss
 from icnet.training.metrics import RunningMeanIoU, iou_per_class, pixel_accuracy, segmentation_metrics

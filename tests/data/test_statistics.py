@@ -5,7 +5,7 @@ import pytest
 
 from icnet import config
 from icnet.data import statistics
-from icnet.data.statistics import WEIGHTINGS, count_pixels, enet, median_frequency
+from icnet.data.statistics import WEIGHTINGS, count_pixels, enet, median_frequency, median_frequency_root
 
 # Three masks of 8 pixels and 4 classes; class 3 never occurs, and 4 pixels of the second mask are ignored.
 PIXELS = np.array([[6, 2, 0, 0], [4, 0, 0, 0], [2, 0, 6, 0]])
@@ -15,6 +15,10 @@ IGNORED = np.array([0, 4, 0])
 def test_median_frequency_is_that_of_the_hand_worked_masks():
     # freq: 12 of 24 pixels, 2 of 8, 6 of 8; their median is 1/2.
     assert median_frequency(PIXELS, IGNORED) == pytest.approx([1, 2, 2 / 3, 0])
+
+
+def test_root_of_median_frequency_is_that_of_the_hand_worked_masks():
+    assert median_frequency_root(PIXELS, IGNORED) == pytest.approx([1, 1.41421, 0.81650, 0], abs=1e-5)
 
 
 def test_enet_weights_are_those_of_the_hand_worked_masks():

@@ -16,8 +16,8 @@ from icnet.deploy.onnx_session import describe_ports
 from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
 from icnet.models import NETWORKS
-from icnet.models.checkpoints import sha256
 from icnet.models.icnet_paper import ICNetPaper
+from icnet.models.integrity import sha256
 from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = {"height": 96, "width": 160}
@@ -143,7 +143,7 @@ def test_metadata_tell_everything_about_the_model(checkpoint, tmp_path):
     assert (meta["head"], meta["normalize"]) == ("logits", "false")
     assert json.loads(meta["model"]) == {
         "name": "icnet",
-        "options": {"backbone": "resnet18", "quarter_branch": "image"},
+        "options": {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 1},
         "num_classes": 19,
     }
     assert (meta["min_side"], meta["divisor"]) == ("64", "1")

@@ -65,7 +65,7 @@ def deep_stem(resnet: nn.Module, to_reference) -> dict:
 def test_checkpoint_of_ours_is_told_with_its_classes_and_its_run_state(told):
     found = told(OLD)
     assert found["layout"] == "icnet: ours, of version 0.1.0"
-    assert found["network"] == "icnet_resnet18 (name=icnet, backbone=resnet18, quarter_branch=image)"
+    assert found["network"] == "icnet_resnet18 (name=icnet, backbone=resnet18, quarter_branch=image, enlarge=1)"
     assert found["classes"] == f"19: {', '.join(CITYSCAPES_CLASSES.names)}"
     assert found["trained on"] == "street (synthetic)"
     assert found["loads"] == "183 tensors of float32; the network has 12.1 M parameters"
@@ -114,7 +114,7 @@ def test_order_mean_and_deviation_are_told_by_what_a_normalizer_does():
 def test_reference_file_is_told_with_what_is_left_over(told, net, save_reference, tmp_path, prefix):
     found = told(save_reference(net, tmp_path / "icnet.pth", prefix))
     assert found["layout"] == "reference: pretrained.*, conv_sub1.*, head.*"
-    assert found["network"] == "icnet_resnet18 (name=icnet, backbone=resnet18, quarter_branch=image)"
+    assert found["network"] == "icnet_resnet18 (name=icnet, backbone=resnet18, quarter_branch=image, enlarge=1)"
     assert found["classes"].startswith("19, not named and taken for Cityscapes': road, sidewalk, ")
     assert found["trained on"] == "unknown data"
     assert found["left over"] == f"{prefix}pretrained.fc.weight"
@@ -132,7 +132,7 @@ def test_imagenet_weights_are_told_with_the_network_they_are_for(told, net, to_r
     torch.save(tensors, tmp_path / "resnet18.pth")
     found = told(tmp_path / "resnet18.pth")
     assert found["layout"] == "ImageNet weights of icnet"
-    assert found["network"] == "the backbone of icnet_resnet18, icnet_resnet18_features"
+    assert found["network"] == "the backbone of icnet_resnet18"
     assert found["left over"] == "fc.weight"
     assert found["opens as"] == "model=icnet_resnet18 model.backbone_weights="
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from icnet.models.checkpoints import load_file
+from icnet.models.weight_files import load_file
 from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from icnet.config import EvalConfig, TrainerConfig
 from icnet.launch import processes
 from icnet.launch.rank import RankDied
-from icnet.models.checkpoints import load_file
+from icnet.models.weight_files import load_file
 from tests.scripts import ScriptProcess
 
 ROOT = Path(__file__).parents[2]

@@ -18,22 +18,16 @@ from torch import Tensor, nn
 from icnet.errors import UserError
 from icnet.models import NETWORKS
 from icnet.models.backbone import BLOCKS, ResNet
-from icnet.models.checkpoints import (
-    WEIGHT_PACKAGES,
-    Checkpoint,
-    load_file,
-    load_for_finetuning,
-    load_weights,
-    read_backbone,
-    read_checkpoint,
-    sha256,
-)
+from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_checkpoint
 from icnet.models.icnet import ICNet
+from icnet.models.imagenet_weights import WEIGHT_PACKAGES, read_backbone
+from icnet.models.integrity import sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import from_reference
+from icnet.models.weight_files import load_file
 
 HUB_ID = "timm/resnet50s.gluon_in1k"
-RESNET18 = {"backbone": "resnet18", "quarter_branch": "image"}
+RESNET18 = {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 1}
 
 
 def refusal(function, *args) -> str:
@@ -129,7 +123,9 @@ def test_backbone_and_class_count_are_told_from_the_names(make_reference, depth)
     with torch.device("meta"):
         tensors = make_reference(depth, classes=11).state_dict()
     checkpoint = Checkpoint(Path("x.pth"), "reference", from_reference(tensors))
-    assert checkpoint.network == NetworkDescription("icnet", {"backbone": depth, "quarter_branch": "image"}, 11)
+    assert checkpoint.network == NetworkDescription(
+        "icnet", {"backbone": depth, "quarter_branch": "image", "enlarge": 1}, 11
+    )
 
 
 def test_an_unknown_backbone_is_refused(reference_tensors):

@@ -70,7 +70,24 @@ def test_quarter_branch_of_features_begins_with_the_half_branchs_at_half_their_s
         pooled = [stretch(F.adaptive_avg_pool2d(top, bins), (4, 6)) for bins in (1, 2, 3, 6)]
         quarter, _, _ = reference.head(reference.conv_sub1(image), middle, top + sum(pooled))
         torch.testing.assert_close(net(image), stretch(quarter, (130, 193)), atol=1e-9, rtol=1e-9)
-    assert ICNet.title("icnet", {"backbone": "resnet18", "quarter_branch": "features"}) == "icnet_resnet18_features"
+    options = {"backbone": "resnet18", "quarter_branch": "features", "enlarge": 1}
+    assert ICNet.title("icnet", options) == "icnet_resnet18_features"
+
+
+def test_enlarged_images_give_the_logits_of_twice_the_size_at_their_own(make_reference):
+    reference = make_reference("resnet18").double()
+    net = ICNet(19, "resnet18", enlarge=2)
+    net.load_state_dict(from_reference(reference.state_dict()), strict=True)
+    net, image = net.double(), noise(2, 3, 64, 97)
+    large = stretch(image, (128, 194))
+    with torch.no_grad():
+        logits, wanted = net.eval()(image), reference.eval()(large)["sub124"]
+    torch.testing.assert_close(logits, stretch(wanted, (64, 97)), atol=1e-9, rtol=1e-9)
+    training, wanted = net.train()(image), reference.train()(large)
+    for name in ("sub124", "sub24", "sub4"):
+        torch.testing.assert_close(training[name], wanted[name], atol=1e-9, rtol=1e-9)
+    options = {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 2}
+    assert ICNet.title("icnet", options) == "icnet_resnet18_x2"
 
 
 @pytest.mark.parametrize("depth", ["resnet101", "resnet152"])

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from icnet.models.checkpoints import WEIGHT_PACKAGES, load_weights, read_backbone
+from icnet.models.checkpoints import load_weights
 from icnet.models.icnet_lite0 import EfficientNetLite0, ICNetLite0
+from icnet.models.imagenet_weights import WEIGHT_PACKAGES, read_backbone
 from icnet.models.published import from_efficientnet, from_reference
 from tests.models.conftest import ReferenceConvBNReLU, ReferenceHead, randomise, stretch
 

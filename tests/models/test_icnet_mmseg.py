@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from icnet.errors import UserError
 from icnet.models import build_network
-from icnet.models.checkpoints import load_weights, read_backbone, read_checkpoint
+from icnet.models.checkpoints import load_weights, read_checkpoint
 from icnet.models.icnet_mmseg import ICNetMMSeg
+from icnet.models.imagenet_weights import read_backbone
 from icnet.models.network import NetworkDescription
 from icnet.models.published import from_mmseg
 from tests.models.conftest import randomise

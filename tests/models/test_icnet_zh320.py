@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from icnet.models import build_network
-from icnet.models.checkpoints import load_weights, read_backbone, read_checkpoint
+from icnet.models.checkpoints import load_weights, read_checkpoint
 from icnet.models.icnet_zh320 import ICNetZH320
+from icnet.models.imagenet_weights import read_backbone
 from icnet.models.network import NetworkDescription
 from icnet.models.published import from_zh320
 from tests.models.conftest import randomise

@@ -15,8 +15,10 @@ from torch import nn
 
 from icnet.errors import UserError
 from icnet.models import NETWORKS, SegmentationNetwork, build_network
-from icnet.models.checkpoints import load_file, read_backbone, read_checkpoint
+from icnet.models.checkpoints import read_checkpoint
+from icnet.models.imagenet_weights import read_backbone
 from icnet.models.integrity import HASH_KEY
+from icnet.models.weight_files import load_file
 from icnet.training.checkpoint_io import AtomicCheckpointIO
 
 COPIES = 150

@@ -17,7 +17,7 @@ def test_network_is_built_by_its_name():
     assert isinstance(net, ICNet)
     assert net.num_classes == 7
     assert len(net.backbone.layer3) == 6
-    assert network_options("icnet", {}) == {"backbone": "resnet50", "quarter_branch": "image"}
+    assert network_options("icnet", {}) == {"backbone": "resnet50", "quarter_branch": "image", "enlarge": 1}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,11 @@ def test_network_is_built_by_its_name():
     [
         ("nonet", {}, "model.name=nonet is unknown; choose one of icnet"),
         ("icnet", {"backbone": "vgg16"}, "model.backbone=vgg16 is unknown; choose one of resnet18, resnet34"),
-        ("icnet", {"width": 8}, "model.options.width=8 is no option of icnet; it has backbone, quarter_branch"),
+        (
+            "icnet",
+            {"width": 8},
+            "model.options.width=8 is no option of icnet; it has backbone, quarter_branch, enlarge",
+        ),
     ],
 )
 def test_unknown_network_or_option_is_refused_with_what_is_allowed(name, options, words):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from icnet.models import NETWORKS
-from icnet.models.checkpoints import load_file
+from icnet.models.weight_files import load_file
 from icnet.training.callbacks.resumed_length import ResumedLength
 from icnet.training.position import Position, read_position
 from tests.training.lives import Small

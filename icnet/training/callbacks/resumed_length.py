@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import PolynomialLR
 from typing_extensions import override
 
-from icnet.models.checkpoints import META_KEY
+from icnet.models.weight_files import META_KEY
 from icnet.training.optim import seek
 from icnet.training.position import read_position, write_position
 from icnet.training.segmentation_task import SegmentationTask
