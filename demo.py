@@ -13,6 +13,7 @@ def main(config: DemoConfig) -> None:
     from icnet.deploy.demo import Demo, find_inputs
     from icnet.deploy.inference import Inference
     from icnet.deploy.locate import find_checkpoint
+    from icnet.deploy.shipped import usual_side
 
     if not config.input:
         raise icnet.UserError(
@@ -20,8 +21,10 @@ def main(config: DemoConfig) -> None:
         )
     output = Path(config.output).expanduser()
     inputs = find_inputs(config.input, output)
-    model = icnet.load(find_checkpoint(config.ckpt), config.device)
-    model.inference = Inference(**vars(config.eval))
+    checkpoint = find_checkpoint(config.ckpt, or_shipped=True)
+    model = icnet.load(checkpoint, config.device)
+    side = config.eval.short_side or usual_side(checkpoint)
+    model.inference = Inference(**{**vars(config.eval), "short_side": side})
     demo = Demo(model, output, config.alpha)
     demo.run(inputs)
     print(demo.summary())

@@ -438,6 +438,9 @@ class InferenceConfig(Keys, above="eval."):
         low=1,
         pair="[height,width]",
     )
+    short_side: int | None = key(
+        None, "bring the image's shorter side to this first, labels back", unit="pixels; null = as it is", low=1
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""

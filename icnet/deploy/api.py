@@ -17,6 +17,7 @@ from icnet.data.labels import ClassTable
 from icnet.deploy import RUNTIMES, Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
 from icnet.deploy.locate import choose_device
+from icnet.deploy.shipped import SHIPPED, usual_side
 from icnet.errors import UserError
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike[str]
@@ -145,17 +146,20 @@ def load(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     sliding_window: Sequence[int] | None = None,
+    short_side: int | None = None,
 ) -> Model:
     """Open a trained network.
 
     Args:
-        source: A file written by train.py or export.py, or a published ``.pth``: its path, or the file opened in binary
-            mode (``io.BytesIO`` too).
+        source: A file written by train.py or export.py, or a published one: its path, or the file opened in binary mode
+            (``io.BytesIO`` too). Or a name in ``icnet.deploy.shipped.SHIPPED``: ``camvid``.
         device: ``auto`` for an accelerator where there is one, or ``cpu``, ``cuda:1``, ``npu``, ...; an ``.onnx`` file
             runs on the CPU.
         scales: Factors on the image's size whose probabilities are averaged.
         flip: Whether to average with the mirrored image.
         sliding_window: (H, W) of overlapping windows; None for the whole image at once.
+        short_side: Pixels that an image's shorter side is brought to first; None for its own, or for what weights that
+            come with the project were made for.
 
     Returns:
         The network; call it with images.
@@ -163,11 +167,13 @@ def load(
     Raises:
         UserError: If the file is missing, broken or unknown, there is no such device, or a value is out of range.
     """
-    inference = Inference(scales, flip, sliding_window, prefix="")
     place = choose_device(str(device))
     if isinstance(source, (str, os.PathLike)):
-        return Model(open_segmenter(Path(source).expanduser(), place), inference, place)
-    return Model(_open_stream(source, place), inference, place)
+        path = SHIPPED[str(source)].path if str(source) in SHIPPED else Path(source).expanduser()
+        side = usual_side(path) if short_side is None else short_side
+        inference = Inference(scales, flip, sliding_window, side, prefix="")
+        return Model(open_segmenter(path, place), inference, place)
+    return Model(_open_stream(source, place), Inference(scales, flip, sliding_window, short_side, prefix=""), place)
 
 
 def to_rgb(image: ImageLike) -> np.ndarray:

@@ -75,7 +75,7 @@ class PretrainedModel(Model, HubMixin):
             cache_dir: See there.
             local_files_only: See there.
             revision: See there.
-            model_kwargs: What else ``icnet.load`` takes: ``device``, ``scales``, ``flip``, ``sliding_window``.
+            model_kwargs: What else ``icnet.load`` takes: ``device``, ``scales`` and so on.
 
         Raises:
             UserError: If there is no such folder, file or id, something in it is broken, or its two descriptions of the

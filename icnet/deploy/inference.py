@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icnet.errors import UserError
 from icnet.models.network import allowed_side, describe_sides
-from icnet.models.sizes import fitted, resized
+from icnet.models.sizes import fitted, resized, with_short_side
 
 
 class Inference:
@@ -25,15 +25,17 @@ class Inference:
         sliding_window: (height, width) of windows that overlap by at least a third of their size and are spread
             evenly from border to border; None for the whole image at once. A window larger than the image shrinks to
             it.
+        short_side: Pixels that the image's shorter side is brought to first; None for its own. The scores come back
+            at the image's size.
         prefix: What messages put before the arguments' names: the group of the configuration that they are from.
 
     Raises:
-        UserError: If a scale is no positive number, or a window is no size.
+        UserError: If a scale or the side is no positive number, or a window is no size.
     """
 
     def __init__(
-        self, scales: Sequence[float] = (1.0,), flip: bool = False, sliding_window: Sequence[int] | None = None, *,
-        prefix: str = "eval.",
+        self, scales: Sequence[float] = (1.0,), flip: bool = False, sliding_window: Sequence[int] | None = None,
+        short_side: int | None = None, *, prefix: str = "eval.",
     ) -> None:  # fmt: skip
         if not _are_numbers(scales, Real):
             raise UserError(
@@ -41,9 +43,14 @@ class Inference:
             )
         if sliding_window is not None and not (_are_numbers(sliding_window, Integral) and len(sliding_window) == 2):
             raise UserError(f"{prefix}sliding_window={_shown(sliding_window)} is no window; give [height,width]")
+        if short_side is not None and not _are_numbers([short_side], Integral):
+            raise UserError(
+                f"{prefix}short_side={_shown(short_side)} is out of range; give a number of pixels, or null"
+            )
         self.prefix = prefix
         self.scales = tuple(scales)
         self.flip = flip
+        self.short_side = short_side
         self.window = None if sliding_window is None else (sliding_window[0], sliding_window[1])
 
     @property
@@ -71,6 +78,8 @@ class Inference:
                 f"{self.prefix}sliding_window={list(self.window)} is no window; "
                 f"give [height,width] of {describe_sides(*_sides(segment), ' each')}"
             )
+        if self.short_side is not None:
+            image = with_short_side(image, self.short_side)
         if not self.averages:
             return resized(segment(fitted(image, *_sides(segment))), size)
         return _mean(self._views(segment, image, size))

@@ -7,19 +7,21 @@ from pathlib import Path
 import torch
 
 from icnet.deploy import RUNTIMES
+from icnet.deploy.shipped import DEFAULT, SHIPPED
 from icnet.errors import UserError
 from icnet.run.paths import BEST, LAST, RunPaths, checkpoints_below
 
 log = logging.getLogger(__name__)
 
 
-def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
+def find_checkpoint(given: str | None, outputs: Path = Path("outputs"), *, or_shipped: bool = False) -> Path:
     """Choose the model file to use, and log its name where the user left the choice open.
 
     Args:
-        given: What the user gave as ``ckpt``; None for the newest best checkpoint, or, where no run has one (it was
-            stopped before a validation), the newest last one.
+        given: What the user gave as ``ckpt``: a file, or a name in ``SHIPPED``. None for the newest best checkpoint,
+            or, where no run has one (it was stopped before a validation), the newest last one.
         outputs: Where training runs lie; sweeps lie beside it in ``multirun``.
+        or_shipped: Whether the weights that come with the project do where nothing was trained yet.
 
     Returns:
         The given file, or the ``best.ckpt`` (or else ``last.ckpt``) below ``outputs`` and ``multirun`` that was written
@@ -28,12 +30,17 @@ def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
     Raises:
         UserError: If the given file does not exist or is a folder, or there is no checkpoint.
     """
+    if given in SHIPPED:
+        return SHIPPED[given].path
     if given is not None:
         path = Path(given).expanduser()
         if given and path.is_dir():
             raise UserError(f"ckpt={given} is a folder; give a file, such as ckpt={_checkpoint_in(path)}")
         if not path.is_file():
-            raise UserError(f"ckpt={given} does not exist; give the path of a file that ends in {', '.join(RUNTIMES)}")
+            raise UserError(
+                f"ckpt={given} does not exist; give the path of a file that ends in {', '.join(RUNTIMES)}, "
+                f"or {', '.join(SHIPPED)}"
+            )
         return path
     folders = (outputs, outputs.with_name("multirun"))
     for name, title in ((BEST, "best checkpoint"), (LAST, f"{LAST}, as there is no {BEST}")):
@@ -42,9 +49,12 @@ def find_checkpoint(given: str | None, outputs: Path = Path("outputs")) -> Path:
             newest = max(found, key=lambda path: path.stat().st_mtime_ns)
             log.info("ckpt is not given: using the newest %s, %s", title, newest)
             return newest
+    if or_shipped:
+        log.info("ckpt is not given and nothing was trained yet: using %s, %s", DEFAULT, SHIPPED[DEFAULT].about)
+        return SHIPPED[DEFAULT].path
     raise UserError(
         f"ckpt is not given and there is no best checkpoint below {outputs}/ or {folders[1]}/, nor a last one; "
-        "train first with 'python train.py', or give ckpt=PATH"
+        f"train first with 'python train.py', or give ckpt=PATH, such as ckpt={DEFAULT}"
     )
 
 

@@ -134,7 +134,7 @@ def evaluation_task(config: EvalConfig, segmenter: Segmenter, classes: ClassTabl
             config.ckpt, number, ours, theirs,
         )  # fmt: skip
     run = RunPaths(Path(config.output_dir))
-    inference = Inference(config.eval.scales, config.eval.flip, config.eval.sliding_window)
+    inference = Inference(**vars(config.eval))
     return EvaluationTask(
         segmenter,
         inference,

@@ -24,6 +24,26 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def with_short_side(image: Tensor, side: int) -> Tensor:
+    """Resize images so that the shorter side has a length; every pixel counts where they shrink.
+
+    Args:
+        image: (N, 3, H, W) uint8.
+        side: The length in pixels.
+
+    Returns:
+        (N, 3, h, w) uint8, rounded; ``image`` itself where nothing changes.
+    """
+    sides = (image.shape[2], image.shape[3])
+    size = tuple(max(1, round(one * side / min(sides))) for one in sides)
+    if size == sides:
+        return image
+    made = functional.interpolate(
+        image.float(), size, mode="bilinear", align_corners=False, antialias=side < min(sides)
+    )  # fmt: skip
+    return made.round().clamp(0, 255).to(torch.uint8)
+
+
 def fitted(image: Tensor, min_side: int, divisor: int, scale: float = 1.0) -> Tensor:
     """Resize images by a factor, and by more where a network could not take a side; the shape stays about the same.
 

@@ -93,6 +93,30 @@ def test_scales_average_resized_probabilities():
     torch.testing.assert_close(scores, expected)
 
 
+def test_short_side_is_reached_with_every_pixel_counted_and_scores_come_back():
+    seen = []
+
+    def record(image):
+        seen.append(image)
+        return pointwise(image)
+
+    image = torch.zeros(1, 3, 128, 192, dtype=torch.uint8)
+    image[:, :, ::4] = 240  # a quarter of the rows: a mean of 60 wherever one looks
+    scores = Inference(short_side=32)(record, image)
+    assert seen[0].shape == (1, 3, 32, 48)
+    # Triangles of 8 rows cover all rows alike, but for those at the border.
+    assert (seen[0][:, :, 1:-1] == 60).all()
+    assert scores.shape == (1, 4, 128, 192)
+    torch.testing.assert_close(scores, F.interpolate(pointwise(seen[0]), (128, 192), mode="bilinear"))
+
+    image = noise(96, 128)
+    Inference(short_side=144, scales=[0.5])(record, image)
+    larger = F.interpolate(image.float(), (144, 192), mode="bilinear").round()
+    wanted = F.interpolate(larger, (72, 96), mode="bilinear").round().to(torch.uint8)
+    assert torch.equal(seen[1], wanted)
+    assert torch.equal(Inference(short_side=96)(pointwise, image), pointwise(image))
+
+
 def test_everything_together_gives_probabilities():
     scores = Inference([0.5, 1.25], flip=True, sliding_window=[64, 80])(pointwise, noise(90, 170))
     assert scores.shape == (2, 4, 90, 170)
@@ -143,6 +167,8 @@ def test_windows_that_the_network_does_not_take_are_refused():
         ({"scales": [1.5], "prefix": "", "sliding_window": 64}, r"^sliding_window=64 is no window; give"),
         ({"sliding_window": [64]}, r"eval\.sliding_window=\[64\] is no window"),
         ({"sliding_window": [64, 64.0]}, r"eval\.sliding_window=\[64, 64\.0\] is no window"),
+        ({"short_side": 0}, r"eval\.short_side=0 is out of range; give a number of pixels"),
+        ({"short_side": 1.5}, r"eval\.short_side=1\.5 is out of range"),
         ({"sliding_window": [0, 64]}, r"eval\.sliding_window=\[0, 64\] is no window"),
     ],
 )
