@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart
-# Workers of the tests, each with one thread. A worker takes whole files, whose tests share what they have made.
-WORKERS ?= 2
+# Workers of the tests, each with one thread: three for two cores, as many a test waits for other processes. A worker
+# takes whole files, whose tests share what they have made.
+WORKERS ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: quickstart check test setup lint clean

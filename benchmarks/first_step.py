@@ -10,9 +10,11 @@ then another run that goes on from its checkpoint with one step more.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,19 +40,35 @@ def main() -> None:
             "trainer.batch_size=2", "trainer.limit_val_batches=0", "trainer.progress_bar=false",
         )  # fmt: skip
 
-        def train(run: Path, steps: int, *more: str) -> str:
+        def train(run: Path, steps: int, *more: str) -> tuple[str, float]:
+            """Train; returns what was said, and the seconds until the step's checkpoint lay there."""
             command = [sys.executable, "train.py", *words, f"hydra.run.dir={run}", f"trainer.max_steps={steps}", *more]
-            return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+            start, saved = time.perf_counter(), run / "checkpoints" / "last.ckpt"
+            with subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as job:
+                while job.poll() is None and not saved.exists():
+                    time.sleep(0.02)
+                elapsed = time.perf_counter() - start
+                said = job.stdout.read() if job.stdout else ""
+            if job.returncode:
+                raise RuntimeError(said)
+            return said, elapsed
+
+        until_saved: dict[str, list[float]] = {"new": [], "resumed": []}
 
         def new(turn: int) -> None:
-            train(runs / f"{turn}", 1)
+            until_saved["new"].append(train(runs / f"{turn}", 1)[1])
 
         def resumed(turn: int) -> None:
-            said = train(runs / f"{turn}_on", 2, f"resume={runs / str(turn)}/checkpoints/last.ckpt")
+            said, elapsed = train(runs / f"{turn}_on", 2, f"resume={runs / str(turn)}/checkpoints/last.ckpt")
             assert "going on from" in said, said
+            until_saved["resumed"].append(elapsed)
 
         seconds = common.take_turns({"new": new, "resumed": resumed}, args.repeats)
     common.print_table(f"train.py, one step, {args.frames} frames", seconds, baseline=None)
+    for kind, elapsed in until_saved.items():
+        print(f"{kind}: {statistics.median(elapsed[1:]):.1f} s until the step was done and its checkpoint lay there")
 
 
 def make_frames(root: Path, counts: Mapping[str, int]) -> None:

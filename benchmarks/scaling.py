@@ -241,6 +241,7 @@ def draw(found: dict[str, list[Point]], title: str) -> Figure:
         places = [point.at for point in points]
         axes.plot(places, [point.images_per_s for point in points], "o-", color="tab:blue")
         axes.set(xlabel=name, xticks=places)
+        axes.margins(x=0.15)  # room for what is written beside the first and the last
         axes.set_ylabel("images/s", color="tab:blue")
         axes.set_ylim(0, 1.25 * max(point.images_per_s for point in points))
         for point in points:

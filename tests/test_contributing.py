@@ -22,7 +22,8 @@ GUARDS = (
     "tests/test_config.py::test_option_composes_and_builds[data-lanes]",
     "tests/test_config.py::test_option_composes_and_builds[amp-f64]",
     "tests/test_readme.py::test_options_of_a_group_are_documented",
-    "tests/models/test_networks.py",
+    "tests/models/test_networks.py::test_network_keeps_its_promises[tiny]",
+    "tests/models/test_networks.py::test_unknown_network_or_option_is_refused_with_what_is_allowed",
     "tests/doors/test_data_set_door.py::test_data_set_of_ones_own_is_refused_like_the_others",
     "tests/doors/test_network_door.py::test_what_does_not_suit_the_toy_is_one_line",
 )  # fmt: skip

@@ -171,7 +171,8 @@ def test_two_nodes_train_like_two_processes_of_one(overrides, undisturbed, tmp_p
 
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs hydra-joblib-launcher")
 def test_job_that_fails_in_another_process_fails_the_sweep(overrides, tmp_path):
-    command = ("-m", *overrides, "trainer=cpu_2p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
+    # One process each: that a rank's failure becomes its job's is shown below, by jobs that do nothing else.
+    command = ("-m", *overrides, "trainer=cpu_1p", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}")
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = ended(train(*command, *parallel, "trainer.batch_size=1,7"), 2)
     line = "has 6 samples but one step takes 7"
