@@ -383,7 +383,12 @@ def test_resuming_with_another_optimizer_is_refused(train, trained):
 
 @pytest.mark.parametrize("name", ["eval", "export"])
 def test_checkpoint_left_out_where_there_is_none_says_what_to_do(script, name):
-    assert_refused(script(name), "ckpt is not given and there is no best checkpoint below outputs/", "train.py", "ckpt=PATH, such as ckpt=camvid")
+    assert_refused(
+        script(name),
+        "ckpt is not given and there is no best checkpoint below outputs/",
+        "train.py",
+        "ckpt=PATH, such as ckpt=camvid",
+    )
 
 
 def test_checkpoint_with_data_keys_of_another_version_is_refused(evaluate, content, tmp_path):
@@ -495,7 +500,11 @@ def test_unknown_key_or_type_is_named_beside_what_is_known(script, name, word, w
         ("eval", "data=nope", "ade20k, bdd100k, camvid, camvid32, checkpoint, cityscapes, folder, idd, kitti, "),
         ("train", "loss=nope", "cascade, ohem, reference"),
         ("train", "scheduler=nope", "constant, cosine, poly"),
-        ("train", "experiment=nope", "camvid, camvid_lite0, full, performance, quickstart, reference, table_gpu_8p, table_npu_8p"),
+        (
+            "train",
+            "experiment=nope",
+            "camvid, camvid_lite0, full, performance, quickstart, reference, table_gpu_8p, table_npu_8p",
+        ),
         ("train", "hparams=nope", "npu_lr0.1_s32_o1"),
         ("train", "data=null", "ade20k, bdd100k, camvid, camvid32, checkpoint, cityscapes, folder, idd, kitti, "),
         ("train", "optim=", "adamw, npu_fused_sgd, sgd"),

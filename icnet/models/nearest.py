@@ -1,6 +1,5 @@
 """What the tensors of a file belong to, or are nearest to, of everything that is known here."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,12 +103,15 @@ def outline(described: NetworkDescription) -> SegmentationNetwork:
 
 
 def _networks() -> Iterator[tuple[NetworkDescription, SegmentationNetwork]]:
-    """Yield each network with every choice of options that gives it other tensors, without memory for these."""
+    """Yield each network with every choice of each of its options, if that gives it other tensors.
+
+    They have no memory for their tensors.
+    """
     for name, kind in NETWORKS.items():
         seen: list[dict[str, torch.Size]] = []
-        choices = {key: option.choices for key, option in kind.options.items() if option.choices}
-        for values in itertools.product(*choices.values()):
-            options = network_options(name, dict(zip(choices, values, strict=True)))
+        choices = [{key: value} for key, option in kind.options.items() for value in option.choices]
+        for choice in ({}, *choices):
+            options = network_options(name, choice)
             described = NetworkDescription(name, options, 1)
             net = outline(described)
             shapes = {key: value.shape for key, value in net.state_dict().items()}

@@ -26,7 +26,7 @@ from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
 from icnet.models.published import from_reference, to_reference
 from tests.models.conftest import ReferenceICNet
-from tests.models.network_tester import SMALL
+from tests.models.network_tester import ALL_NETWORKS, SMALL
 
 OLD = Path(__file__).parents[1] / "old_checkpoints" / "v0.1_resnet18.ckpt"
 PETS = ClassTable(("dog", "cat", "fish"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ("land", "land", "water"))
@@ -66,7 +66,7 @@ def pets(make_net, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "icnet"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ALL_NETWORKS)
 def test_every_network_keeps_tensors_options_and_logits(make_net, tmp_path, name, form):
     net = make_net(4, name=name)
     model = {"name": name, "options": SMALL.get(name, {}), "num_classes": 4}

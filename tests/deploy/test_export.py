@@ -15,10 +15,10 @@ from icnet.deploy.onnx_graph import newest_opset
 from icnet.deploy.onnx_session import describe_ports
 from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
-from icnet.models import NETWORKS
 from icnet.models.icnet_paper import ICNetPaper
 from icnet.models.integrity import sha256
 from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD
+from tests.models.network_tester import ALL_NETWORKS
 
 SIZE = {"height": 96, "width": 160}
 
@@ -78,7 +78,7 @@ def test_heads_inputs_and_batches_agree(net, normalizer, tmp_path, opset, head, 
         assert (actual == expected.argmax(1)).mean() > 0.999
 
 
-@pytest.mark.parametrize("opset", [11, newest_opset()])
+@pytest.mark.parametrize("opset", [11, pytest.param(newest_opset(), marks=pytest.mark.slow)])
 def test_dynamic_size_agrees_at_sizes_that_were_never_traced(net, normalizer, tmp_path, opset):
     path = tmp_path / "net.onnx"
     export_onnx(net, normalizer, path, GraphSpec(**SIZE, batch=None, dynamic_size=True, opset=opset))
@@ -92,8 +92,10 @@ def test_dynamic_size_agrees_at_sizes_that_were_never_traced(net, normalizer, tm
         np.testing.assert_allclose(run(path, x), net(x).numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("opset", "dynamic_size"), [(11, True), (newest_opset(), False)])
+@pytest.mark.parametrize("name", ALL_NETWORKS)
+@pytest.mark.parametrize(
+    ("opset", "dynamic_size"), [(11, True), pytest.param(newest_opset(), False, marks=pytest.mark.slow)]
+)
 def test_graph_of_every_network_agrees_with_its_own_normalisation(make_net, tmp_path, name, opset, dynamic_size):
     path, net = tmp_path / "net.onnx", make_net(name=name)
     normalizer, sizes = net.normalizer(), [(96, 160)]

@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from icnet.errors import UserError
-from icnet.models import build_network, network_class, network_options
+from icnet.models import NETWORKS, build_network, network_class, network_options
 from icnet.models.folding import fold_batchnorm
+
+ALL_NETWORKS = [
+    name if name in {"icnet", "icnet_lite0"} else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS
+]
+"""For tests that hold for every network: two of them are among the fast tests."""
 
 # Options that make a network small.
 SMALL = {name: {"backbone": "resnet18"} for name in ("icnet", "icnet_mmseg", "icnet_zh320")}

@@ -90,6 +90,7 @@ def test_enlarged_images_give_the_logits_of_twice_the_size_at_their_own(make_ref
     assert ICNet.title("icnet", options) == "icnet_resnet18_x2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", ["resnet101", "resnet152"])
 def test_logits_of_deep_networks_equal_the_reference(make_reference, depth):
     # More of resnet50's layers, whose arithmetic is compared above: in float32 and at the smallest size.
@@ -114,7 +115,7 @@ def test_logits_of_a_large_image_equal_the_reference_in_float32(make_reference):
     torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("depth", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_training_outputs_and_gradients_equal_the_reference(make_reference, depth):
     reference = make_reference(depth).train()
     net = same_network(reference, depth).train().double()

@@ -158,7 +158,7 @@ def test_plain_network_has_every_key_and_shape_of_the_published_file(depth):
     assert (len(tensors), layout_sha256(tensors)) == LAYOUTS[depth]
 
 
-@pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("depth", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_network_read_from_a_published_file_gives_its_logits(depth, tmp_path, caplog):
     plain = published(depth, 11).eval()
     checkpoint = read_checkpoint(save_as_published(plain, tmp_path / "icnet.pth"))
@@ -178,6 +178,7 @@ def test_network_read_from_a_published_file_gives_its_logits(depth, tmp_path, ca
         torch.testing.assert_close(logits, wanted, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_training_outputs_gradients_and_statistics_equal_the_plain_network():
     plain = published("resnet18", 7)
     net = ICNetMMSeg(7, "resnet18")

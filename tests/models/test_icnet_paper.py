@@ -201,6 +201,7 @@ def test_network_read_from_a_published_file_gives_its_logits_of_rgb_images(file_
         torch.testing.assert_close(logits, wanted, atol=1e-5 * wanted.abs().max().item(), rtol=0)
 
 
+@pytest.mark.slow
 def test_logits_at_the_published_size_are_pooled_by_the_published_windows(file_and_plain, caplog):
     path, plain = file_and_plain
     net, image = read(path), rgb_noise(1025, 2049)

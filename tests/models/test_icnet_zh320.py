@@ -127,7 +127,7 @@ def test_plain_network_has_every_key_and_shape_of_the_published_file():
     assert (len(tensors), layout_sha256(tensors)) == LAYOUT
 
 
-@pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("depth", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_network_read_from_a_published_file_gives_its_logits(depth, tmp_path):
     plain = published(depth, 11).eval()
     checkpoint = read_checkpoint(save_as_published(plain, tmp_path / "icnet.pth"))

@@ -10,7 +10,7 @@ from icnet.factory.task import resolve_task
 from icnet.models import NETWORKS, SegmentationNetwork, build_network
 from icnet.models.icnet import ICNet
 from icnet.training.activation_checkpointing import checkpoint_activations
-from tests.models.network_tester import SMALL
+from tests.models.network_tester import ALL_NETWORKS, SMALL
 
 
 def networks(name: str = "icnet") -> tuple[SegmentationNetwork, SegmentationNetwork]:
@@ -27,7 +27,7 @@ def step(net: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return loss.detach()
 
 
-@pytest.mark.parametrize("name", [name for name, kind in NETWORKS.items() if kind.stages])
+@pytest.mark.parametrize("name", ALL_NETWORKS)
 @pytest.mark.parametrize("frozen", [False, True], ids=["all trained", "stem's statistics frozen"])
 def test_loss_gradients_and_running_statistics_are_equal_to_the_bit(name, frozen):
     plain, repeated = networks(name)
@@ -46,7 +46,7 @@ def test_loss_gradients_and_running_statistics_are_equal_to_the_bit(name, frozen
         assert torch.equal(parameter.grad, other.grad), name
 
 
-@pytest.mark.parametrize("name", [name for name, kind in NETWORKS.items() if kind.stages])
+@pytest.mark.parametrize("name", ALL_NETWORKS)
 def test_less_than_half_is_kept(name):
     kept = []
     for net in networks(name):

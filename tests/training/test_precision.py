@@ -43,7 +43,7 @@ from icnet.training.precision import (
     level_of,
     precision_plugin,
 )
-from tests.models.network_tester import SMALL
+from tests.models.network_tester import ALL_NETWORKS, SMALL
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 LEVELS = {"O1": Float16Autocast, "O2": Float16Weights}
@@ -672,7 +672,7 @@ class Segmentation(LightningModule):
         return torch.optim.SGD(self.net.parameters(), LR)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ALL_NETWORKS)
 def test_network_takes_the_step_of_float32_at_every_level(name, tmp_path):
     torch.manual_seed(0)
     start = build_network(name, 3, **SMALL.get(name, {}))
