@@ -28,7 +28,12 @@ from tests.test_contributing import EXAMPLES
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
 PAGES = {path: path.read_text(encoding="utf-8") for path in (*map(ROOT.joinpath, NAMES), *(ROOT / "docs").glob("*.md"))}
-PAGES |= {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("README.md")}
+PAGES |= {
+    path: path.read_text(encoding="utf-8")
+    for name in ("tests", "web", "weights")
+    for path in (ROOT / name).glob("**/README.md")
+    if "node_modules" not in path.parts
+}
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "export": ExportConfig, "demo": DemoConfig}
 TEXT = "\n".join(PAGES.values()).replace(EXAMPLES, "")  # their files are not here; tests/test_contributing.py has them
 PROSE = {page: re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL) for page, text in PAGES.items()}

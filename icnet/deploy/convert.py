@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,13 +22,15 @@ from icnet.run.files import atomic_file
 from icnet.version import __version__
 
 
-def convert(path: Path, form: str, out: Path) -> str:
-    """Write the network of a checkpoint in another form; every number stays, and so does its format.
+def convert(path: Path, form: str, out: Path, *, half: bool = False) -> str:
+    """Write the network of a checkpoint in another form; every number stays, and so does its format unless ``half``.
 
     Args:
         path: A checkpoint of a whole network.
         form: A key of ``FORMS``.
         out: The file to write; there must be none.
+        half: Round the weights to float16, for a file of half the size; vectors, such as the statistics of batch
+            normalisation, whose range float16 may lack, stay.
 
     Returns:
         What was written, in one line.
@@ -43,12 +45,33 @@ def convert(path: Path, form: str, out: Path) -> str:
     if out.suffix != suffix:
         raise UserError(f"{out} is no name for --to {form}; give one that ends in {suffix}")
     checkpoint = read_network(path).checkpoint
+    if half:
+        checkpoint = replace(checkpoint, state_dict=_halved(checkpoint))
     write_new(out, lambda file: write(checkpoint, file))
     left = ["the state of its training"] if checkpoint.resumable else []
     if form == "reference" and checkpoint.meta:
         left.append("what it tells of its classes and data")
     without = f", without {' and '.join(left)}" if left else ""
-    return f"{out} holds the {len(checkpoint.state_dict)} tensors of {path} in the form {form}{without}"
+    rounded = ", weights in float16" if half else ""
+    return f"{out} holds the {len(checkpoint.state_dict)} tensors of {path} in the form {form}{rounded}{without}"
+
+
+def _halved(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Round the weights to float16.
+
+    Raises:
+        UserError: If one is too large for that.
+    """
+    halved = {
+        key: value.half() if value.is_floating_point() and value.dim() > 1 else value
+        for key, value in checkpoint.state_dict.items()
+    }
+    lost = [
+        key for key, value in halved.items() if not torch.equal(value.isfinite(), checkpoint.state_dict[key].isfinite())
+    ]
+    if lost:
+        raise UserError(f"{checkpoint.path} has weights beyond the range of float16 ({lost[0]}); leave out --half")
+    return halved
 
 
 def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -24,12 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--to", nargs=2, metavar=("FORM", "OUT"),
         help=f"write the checkpoint's network into the new file OUT instead; FORM is one of {', '.join(FORMS)}",
     )  # fmt: skip
+    parser.add_argument("--half", action="store_true", help="with --to: weights in float16, a file of half the size")
     given = parser.parse_args(argv)
     try:
         if given.to:
             form, out = given.to
-            print(convert(given.file, form, Path(out)))
+            print(convert(given.file, form, Path(out), half=given.half))
             return 0
+        if given.half:
+            raise UserError("--half rounds what --to writes; give --to FORM OUT too")
         found = identify(given.file)
         print("\n".join(found.lines))
         if found.problem:

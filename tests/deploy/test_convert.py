@@ -80,6 +80,33 @@ def test_every_network_keeps_tensors_options_and_logits(make_net, tmp_path, name
     assert torch.equal(outputs(out), outputs(tmp_path / "a.ckpt"))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_half_rounds_the_weights_and_nothing_else(make_net, save_ours, tmp_path, form, capsys):
+    net = make_net()
+    net.backbone.layer1[0].bn1.running_var[0] = 1e6  # beyond float16
+    path = save_ours(net, tmp_path / "a.ckpt")
+    out = tmp_path / f"b{FORMS[form][0]}"
+    assert main([str(path), "--to", form, str(out), "--half"]) == 0
+    assert "weights in float16" in capsys.readouterr().out
+    before, after = read_checkpoint(path).state_dict, read_checkpoint(out).state_dict
+    wanted = {key: value.half() if value.dim() > 1 else value for key, value in before.items()}
+    assert_same(after, wanted)
+    assert out.stat().st_size < 0.52 * sum(value.nbytes for value in before.values()) + 3e6
+    read = read_network(out).net
+    assert {parameter.dtype for parameter in read.parameters()} == {torch.float32}
+
+
+def test_half_refuses_what_it_would_lose_or_has_nothing_to_do_with(make_net, save_ours, tmp_path, capsys):
+    net = make_net()
+    net.classifier.weight.data[0, 0] = 1e5
+    path = save_ours(net, tmp_path / "a.ckpt")
+    assert main([str(path), "--to", "icnet", str(tmp_path / "b.ckpt"), "--half"]) == 2
+    assert "beyond the range of float16 (classifier.weight)" in capsys.readouterr().err
+    assert not (tmp_path / "b.ckpt").exists()
+    assert main([str(path), "--half"]) == 2
+    assert "give --to FORM OUT too" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["safetensors", "icnet"])
 def test_description_is_kept_word_for_word(pets, tmp_path, form):
     out = tmp_path / f"b{FORMS[form][0]}"
