@@ -449,6 +449,17 @@ class InferenceConfig(Keys, above="eval."):
             raise UserError("eval.scales=[] is empty; give at least one scale, such as [1.0]")
 
 
+@dataclass
+class RuntimeConfig(Keys, above="runtime."):
+    """What computes an exported file."""
+
+    provider: str = key(
+        "auto",
+        "what ONNX Runtime computes an .onnx file with; auto = what is there for the device",
+        choices=("auto", "cpu", "cuda", "tensorrt", "openvino", "cann"),
+    )
+
+
 def _overrides(schema: type, name: str, **nested: Any) -> Any:
     """Make a dataclass with a schema's keys, each of them null unless given."""
     keys: list[Any] = []
@@ -483,6 +494,7 @@ class EvalConfig(Keys):
     data: DataOverrides = key(DataOverrides, "the data; what is null is as the checkpoint has it")
     trainer: TrainerConfig = key(TrainerConfig, "devices; what concerns training is not read")
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
+    runtime: RuntimeConfig = key(RuntimeConfig, "what computes an exported file")
     save_pictures: bool = key(False, "draw every image beside label and prediction", affects_result=False)
     save_label_ids: bool = key(False, "write predictions as Cityscapes takes them", affects_result=False)
     extremes: int = key(

@@ -25,16 +25,18 @@ RUNTIMES: dict[str, type[Segmenter]] = {
 """What runs a model, by the suffix of its file."""
 
 
-def open_segmenter(path: Path, device: torch.device) -> Segmenter:
+def open_segmenter(path: Path, device: torch.device, provider: str = "auto") -> Segmenter:
     """Open a model by its file's suffix.
 
     Args:
         path: A file whose suffix is in ``RUNTIMES``.
-        device: Where a network runs; an ``.onnx`` file runs on the CPU and returns its logits to the image's device.
+        device: Where a network runs that can choose; logits come back to the image's device.
+        provider: What ONNX Runtime computes with: ``auto`` for what is there for the device, or a key of
+            ``onnx_session.PROVIDERS``.
 
     Raises:
-        UserError: If the file is missing, unknown or broken.
+        UserError: If the file is missing, unknown or broken, or has no such provider.
     """
     if path.suffix not in RUNTIMES:
         raise UserError(f"{path} is no model; give a file that ends in {', '.join(RUNTIMES)}")
-    return RUNTIMES[path.suffix].open(path, device)
+    return RUNTIMES[path.suffix].open_with(path, device, provider)

@@ -1,6 +1,7 @@
 """Exported ``.onnx`` files, run by ONNX Runtime."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing_extensions import Self, override
 
 from icnet.data.labels import ClassTable
 from icnet.deploy.onnx_seal import refuse_changed
-from icnet.deploy.onnx_session import HEADS, ONNX_SUFFIX, open_session
+from icnet.deploy.onnx_session import AUTO, CPU, HEADS, ONNX_SUFFIX, Place, choose_place, open_session
 from icnet.deploy.segmenter import Segmenter
 from icnet.deploy.trained_network import class_table
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
+
+log = logging.getLogger(__name__)
 
 REQUIRED_METADATA = ("names", "palette", "mean", "std", "normalize", "head")
 """What an ``.onnx`` file has to say about itself; ``icnet.deploy.export`` writes it."""
@@ -37,7 +40,10 @@ METADATA: dict[str, Callable[[Any], bool]] = {
 
 
 class OnnxSegmenter(Segmenter):
-    """Runs an exported ``.onnx`` file with ONNX Runtime on the CPU.
+    """Runs an exported ``.onnx`` file with ONNX Runtime.
+
+    With the provider ``auto``, and with several devices, it computes where the images are: a session is opened anew
+    when the first one comes from another device. Images and logits travel by way of the CPU.
 
     A file with a fixed input size gets images resized to it and its logits resized back; one with a fixed batch gets
     chunks, the last one filled up. Labels (``export.head=argmax``) come out as one-hot logits, so that everything
@@ -45,24 +51,28 @@ class OnnxSegmenter(Segmenter):
 
     Args:
         path: A file written by ``export.py``.
+        device: Where the images are.
+        provider: What computes, a key of ``PROVIDERS``; ``auto`` for what is there for the device.
 
     Raises:
-        UserError: If onnxruntime is missing, or the file is missing, damaged or not from ``export.py``.
+        UserError: If onnxruntime is missing or lacks the provider, or the file is missing, damaged or not from
+            ``export.py``.
     """
 
-    runtime = "onnxruntime"
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device | None = None, provider: str = AUTO) -> None:
         if not path.is_file():
             raise UserError(f"there is no file {path}; give the path of an .onnx file written by export.py")
         refuse_changed(path)
-        session = open_session(path)
+        device = device or torch.device("cpu")
+        wanted = choose_place(provider, device)
+        place, session = _open(path, wanted, provider)
         meta = dict(session.get_modelmeta().custom_metadata_map)
         missing = [key for key in REQUIRED_METADATA if key not in meta]
         if missing:
             raise UserError(f"{path} lacks the metadata {', '.join(missing)}; give an .onnx file written by export.py")
         super().__init__(_classes(meta, path), meta, path)
-        self._session = session
+        self._file, self._provider, self._device, self._wanted = path, provider, device, wanted
+        self._session, self.runtime = session, place.runtime
         self.labels_only = meta["head"] == "argmax"
         self.min_side = int(meta.get("min_side", 64))  # version 0.1 knew ICNet alone
         self.divisor = int(meta.get("divisor", 1))
@@ -80,7 +90,12 @@ class OnnxSegmenter(Segmenter):
     @classmethod
     @override
     def open(cls, path: Path, device: torch.device) -> Self:
-        return cls(path)  # on the CPU, whatever the device
+        return cls(path, device)
+
+    @classmethod
+    @override
+    def open_with(cls, path: Path, device: torch.device, provider: str) -> Self:
+        return cls(path, device, provider)
 
     @classmethod
     @override
@@ -91,6 +106,7 @@ class OnnxSegmenter(Segmenter):
     @override
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Tensor:
+        self._follow(image.device)
         given = image.shape[-2:]
         wanted = (self._height or given[0], self._width or given[1])
         x = image.cpu()
@@ -103,6 +119,16 @@ class OnnxSegmenter(Segmenter):
             logits = F.interpolate(logits, tuple(given), mode="bilinear")
         return logits.to(image.device)
 
+    def _follow(self, device: torch.device) -> None:
+        """Compute where the images are from now on, if that is another place."""
+        if device == self._device:
+            return
+        self._device, before = device, self._wanted
+        self._wanted = choose_place(self._provider, device)
+        if self._wanted != before:
+            place, self._session = _open(self._file, self._wanted, self._provider)
+            self.runtime = place.runtime
+
     def _run(self, x: Tensor) -> Tensor:
         missing = (self._batch or len(x)) - len(x)
         if missing:
@@ -112,6 +138,17 @@ class OnnxSegmenter(Segmenter):
         if self.labels_only:
             return F.one_hot(out.long(), len(self.classes)).permute(0, 3, 1, 2).float()
         return out
+
+
+def _open(path: Path, place: Place, provider: str) -> tuple[Place, Any]:
+    """Open a session; where the place was not asked for and does not start, on the CPU."""
+    try:
+        return place, open_session(path, place)
+    except UserError as error:
+        if provider != AUTO or place == CPU:
+            raise
+        log.warning("%s runs on the CPU: %s", path.name, error)
+        return CPU, open_session(path)
 
 
 def _is_list(value: object, kind: type | tuple[type, ...]) -> bool:
