@@ -514,6 +514,12 @@ class EvalConfig(Keys):
 class ExportOptions(Keys, above="export."):
     """The exported graph; ranges of the opset and of the sizes are the exporter's."""
 
+    target: str = key(
+        "onnx",
+        "what is written. onnx: for ONNX Runtime, TensorRT and others; pt2: a program of torch.export; openvino: .xml "
+        "and .bin for OpenVINO",
+        choices=("onnx", "pt2", "openvino"),
+    )
     height: int = key(1024, "rows of the input", unit="pixels, from the network's smallest side")
     width: int = key(2048, "columns of the input", unit="pixels, from the network's smallest side")
     batch: Any = key(1, "images per call", values=BATCH)
@@ -521,8 +527,12 @@ class ExportOptions(Keys, above="export."):
     opset: int = key(
         17, "version of ONNX's operators", unit="11, which older Ascend tools take, to the newest of the installed onnx"
     )
-    head: str = key(
-        "logits", "logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W)", choices=("logits", "argmax")
+    head: str | None = key(
+        None,
+        "what comes out. logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W); argmax_u8: uint8 labels; "
+        "confidence: uint8 labels and their float32 probabilities",
+        unit="null = logits",
+        choices=("logits", "argmax", "argmax_u8", "confidence"),
     )
     normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32")
     images: str | None = key(
@@ -543,7 +553,7 @@ class ExportConfig(Keys):
     output: str | None = key(
         None,
         "the file, relative to the current folder",
-        unit="null = the network's name with .onnx, such as ICNet.onnx",
+        unit="null = the network's name with the target's suffix, such as ICNet.onnx",
         path=True,
     )
     export: ExportOptions = key(ExportOptions, "the exported graph")

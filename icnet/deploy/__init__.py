@@ -11,6 +11,8 @@ import torch
 
 from icnet.deploy.onnx_segmenter import OnnxSegmenter
 from icnet.deploy.onnx_session import ONNX_SUFFIX
+from icnet.deploy.openvino_segmenter import OPENVINO_SUFFIX, OpenVINOSegmenter
+from icnet.deploy.pt2_segmenter import PT2_SUFFIX, Pt2Segmenter
 from icnet.deploy.segmenter import Segmenter
 from icnet.deploy.torch_segmenter import TorchSegmenter
 from icnet.deploy.trained_network import TORCH_SUFFIXES
@@ -21,6 +23,8 @@ __all__ = ["RUNTIMES", "Segmenter", "open_segmenter"]
 RUNTIMES: dict[str, type[Segmenter]] = {
     **dict.fromkeys(TORCH_SUFFIXES, TorchSegmenter),
     ONNX_SUFFIX: OnnxSegmenter,
+    PT2_SUFFIX: Pt2Segmenter,
+    OPENVINO_SUFFIX: OpenVINOSegmenter,
 }
 """What runs a model, by the suffix of its file."""
 

@@ -9,7 +9,6 @@ import torch
 from icnet.errors import UserError
 
 ONNX_SUFFIX = ".onnx"
-HEADS = ("logits", "argmax")  # what a graph ends in
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,3 @@ def _does_not_start(place: Place, onnxruntime: Any, reason: str) -> UserError:
         f"provider={place.provider} does not start in {PROVIDERS[place.provider].package} {onnxruntime.__version__} "
         f"({reason}); install the driver and the libraries that its documentation names, or choose provider=cpu"
     )
-
-
-def describe_ports(path: Path) -> tuple[str, str]:
-    """Return name, type and shape of a file's input and output, such as ``image uint8 (1, 3, 1024, 2048)``."""
-    session = open_session(path)
-    types = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
-    given, taken = (
-        f"{port.name} {types.get(port.type, port.type)} ({', '.join(map(str, port.shape))})"
-        for port in (*session.get_inputs(), *session.get_outputs())
-    )
-    return given, taken

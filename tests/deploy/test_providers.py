@@ -149,10 +149,10 @@ def test_session_follows_the_images_to_their_device(file, image, installed, monk
     expected = opened(image)
     monkeypatch.setattr(onnx_segmenter, "choose_place", lambda provider, device: choose_place(provider, gpu))
     gpu = torch.device("cuda", 1)
-    opened._follow(gpu)
+    opened.follow(gpu)
     assert opened.runtime == "onnxruntime (cuda:1)"
     assert stand_in.opened[-1][0] == ("CUDAExecutionProvider", {"device_id": "1"})
-    opened._follow(gpu)
+    opened.follow(gpu)
     assert len(stand_in.opened) == 2
     assert torch.equal(opened(image), expected)
 
