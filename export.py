@@ -38,7 +38,11 @@ def main(config: ExportConfig) -> float:
     table.add_row("label agreement", f"{100 * agreement.label_agreement:.4f} %")
     table.add_row("seconds", f"{time.perf_counter() - start:.1f}")
     Console().print(table)
-    print(f"wrote {path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)")
+    script = TARGETS[target].script
+    if script and not path.exists():
+        print(f"{path.name} is made elsewhere: run 'sh {script(path).name}' in {path.parent.resolve()}, where CANN is")
+    else:
+        print(f"wrote {path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)")
     return agreement.max_difference
 
 

@@ -517,9 +517,10 @@ class ExportOptions(Keys, above="export."):
     target: str = key(
         "onnx",
         "what is written. onnx: for ONNX Runtime, TensorRT and others; pt2: a program of torch.export; openvino: .xml "
-        "and .bin for OpenVINO",
-        choices=("onnx", "pt2", "openvino"),
+        "and .bin for OpenVINO; om: for Ascend, compiled where atc is",
+        choices=("onnx", "pt2", "openvino", "om"),
     )
+    soc: str = key("Ascend310P3", "chip that atc compiles for, as its --soc_version takes it (export.target=om)")
     height: int = key(1024, "rows of the input", unit="pixels, from the network's smallest side")
     width: int = key(2048, "columns of the input", unit="pixels, from the network's smallest side")
     batch: Any = key(1, "images per call", values=BATCH)
@@ -531,10 +532,10 @@ class ExportOptions(Keys, above="export."):
         None,
         "what comes out. logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W); argmax_u8: uint8 labels; "
         "confidence: uint8 labels and their float32 probabilities",
-        unit="null = logits",
+        unit="null = logits; argmax_u8 with export.target=om",
         choices=("logits", "argmax", "argmax_u8", "confidence"),
     )
-    normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32")
+    normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32; with om the chip does it")
     images: str | None = key(
         None,
         "file, folder or glob to verify on",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from icnet.deploy.om_segmenter import OM_SUFFIX, OmSegmenter
 from icnet.deploy.onnx_segmenter import OnnxSegmenter
 from icnet.deploy.onnx_session import ONNX_SUFFIX
 from icnet.deploy.openvino_segmenter import OPENVINO_SUFFIX, OpenVINOSegmenter
@@ -25,6 +26,7 @@ RUNTIMES: dict[str, type[Segmenter]] = {
     ONNX_SUFFIX: OnnxSegmenter,
     PT2_SUFFIX: Pt2Segmenter,
     OPENVINO_SUFFIX: OpenVINOSegmenter,
+    OM_SUFFIX: OmSegmenter,
 }
 """What runs a model, by the suffix of its file."""
 

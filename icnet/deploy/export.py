@@ -1,6 +1,7 @@
 """Exporting a checkpoint: one entry of ``TARGETS`` for each form, compared with the network before it is kept."""
 
 import contextlib
+import glob
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ from icnet.deploy import open_segmenter
 from icnet.deploy.exported_segmenter import ExportedSegmenter
 from icnet.deploy.graph_spec import GraphSpec
 from icnet.deploy.heads import HEADS
+from icnet.deploy.om_export import export_om, graph_file, script_file
+from icnet.deploy.om_segmenter import OM_SUFFIX
 from icnet.deploy.onnx_export import export_onnx
 from icnet.deploy.onnx_session import ONNX_SUFFIX
 from icnet.deploy.openvino_export import export_openvino
@@ -44,17 +47,22 @@ class Target:
         write: Writes a network's evaluation mode into a file, perhaps with others of its name beside it, and says what
             it is in its metadata. May raise ``UserError`` and ``OSError``.
         head: The head where none is chosen.
+        checked: The file that is compared with the network, where it is not the one that is written.
+        script: What makes the file of those beside it, where it could not be made here.
     """
 
     suffix: str
     write: Callable[[SegmentationNetwork, ImageNormalizer, Path, GraphSpec, Mapping[str, str]], None]
     head: str = "logits"
+    checked: Callable[[Path], Path] = lambda path: path
+    script: Callable[[Path], Path] | None = None
 
 
 TARGETS = {
     "onnx": Target(ONNX_SUFFIX, export_onnx),
     "pt2": Target(PT2_SUFFIX, export_pt2),
     "openvino": Target(OPENVINO_SUFFIX, export_openvino),
+    "om": Target(OM_SUFFIX, export_om, "argmax_u8", graph_file, script_file),
 }
 """The forms by the name of ``export.target``."""
 
@@ -96,12 +104,17 @@ def export_verified(
     with _folder_beside(path) as folder:  # before the minutes that an export may take
         candidate = folder / path.name
         kind.write(model.net, model.normalizer, candidate, spec, describe(model))
-        exported = open_segmenter(candidate, torch.device("cpu"))
+        if path.exists() and not candidate.exists():
+            raise UserError(
+                f"{path} cannot be made here and there is an older one; remove it, or choose another output=FILE"
+            )
+        exported = open_segmenter(kind.checked(candidate), torch.device("cpu"))
         assert isinstance(exported, ExportedSegmenter)  # noqa: S101 (what a target writes is one)
         agreement = verify(exported, model.net, model.normalizer, pictures, sizes)
-        told = facts(target, spec, agreement, exported, sorted(folder.iterdir()))
+        made = sorted(folder.glob(f"{glob.escape(path.stem)}.*"))  # atc leaves others behind
+        told = facts(target, spec, agreement, exported, made)
         files.write_text(facts_file(candidate), json.dumps(told, indent=2) + "\n")
-        for file in sorted(folder.iterdir(), key=lambda file: file == candidate):  # the file itself last
+        for file in sorted([*made, facts_file(candidate)], key=lambda file: file == candidate):  # the file itself last
             file.replace(path.parent / file.name)
     return agreement
 

@@ -32,6 +32,7 @@ class GraphSpec:
         opset: Of ONNX, 11 to ``newest_opset()``.
         head: A key of ``HEADS``.
         normalize: Put the normalisation into the graph.
+        soc: The chip that Ascend's atc compiles for, as ``--soc_version`` takes it; only for ``.om``.
 
     Raises:
         UserError: If a value is out of its range, or onnx is missing.
@@ -44,6 +45,7 @@ class GraphSpec:
     opset: int = 17
     head: str = "logits"
     normalize: bool = False
+    soc: str = "Ascend310P3"
 
     def __post_init__(self) -> None:
         """Check ranges."""
