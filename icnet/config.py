@@ -449,6 +449,17 @@ class InferenceConfig(Keys, above="eval."):
             raise UserError("eval.scales=[] is empty; give at least one scale, such as [1.0]")
 
 
+@dataclass
+class RuntimeConfig(Keys, above="runtime."):
+    """What computes an exported file."""
+
+    provider: str = key(
+        "auto",
+        "what ONNX Runtime computes an .onnx file with; auto = what is there for the device",
+        choices=("auto", "cpu", "cuda", "tensorrt", "openvino", "cann"),
+    )
+
+
 def _overrides(schema: type, name: str, **nested: Any) -> Any:
     """Make a dataclass with a schema's keys, each of them null unless given."""
     keys: list[Any] = []
@@ -483,6 +494,7 @@ class EvalConfig(Keys):
     data: DataOverrides = key(DataOverrides, "the data; what is null is as the checkpoint has it")
     trainer: TrainerConfig = key(TrainerConfig, "devices; what concerns training is not read")
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
+    runtime: RuntimeConfig = key(RuntimeConfig, "what computes an exported file")
     save_pictures: bool = key(False, "draw every image beside label and prediction", affects_result=False)
     save_label_ids: bool = key(False, "write predictions as Cityscapes takes them", affects_result=False)
     extremes: int = key(
@@ -502,6 +514,13 @@ class EvalConfig(Keys):
 class ExportOptions(Keys, above="export."):
     """The exported graph; ranges of the opset and of the sizes are the exporter's."""
 
+    target: str = key(
+        "onnx",
+        "what is written. onnx: for ONNX Runtime, TensorRT and others; pt2: a program of torch.export; openvino: .xml "
+        "and .bin for OpenVINO; om: for Ascend, compiled where atc is",
+        choices=("onnx", "pt2", "openvino", "om"),
+    )
+    soc: str = key("Ascend310P3", "chip that atc compiles for, as its --soc_version takes it (export.target=om)")
     height: int = key(1024, "rows of the input", unit="pixels, from the network's smallest side")
     width: int = key(2048, "columns of the input", unit="pixels, from the network's smallest side")
     batch: Any = key(1, "images per call", values=BATCH)
@@ -509,10 +528,14 @@ class ExportOptions(Keys, above="export."):
     opset: int = key(
         17, "version of ONNX's operators", unit="11, which older Ascend tools take, to the newest of the installed onnx"
     )
-    head: str = key(
-        "logits", "logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W)", choices=("logits", "argmax")
+    head: str | None = key(
+        None,
+        "what comes out. logits: float32 (N, C, H, W); argmax: int32 labels (N, H, W); argmax_u8: uint8 labels; "
+        "confidence: uint8 labels and their float32 probabilities",
+        unit="null = logits; argmax_u8 with export.target=om",
+        choices=("logits", "argmax", "argmax_u8", "confidence"),
     )
-    normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32")
+    normalize: bool = key(False, "true: uint8 RGB goes in; false: normalised float32; with om the chip does it")
     images: str | None = key(
         None,
         "file, folder or glob to verify on",
@@ -531,7 +554,7 @@ class ExportConfig(Keys):
     output: str | None = key(
         None,
         "the file, relative to the current folder",
-        unit="null = the network's name with .onnx, such as ICNet.onnx",
+        unit="null = the network's name with the target's suffix, such as ICNet.onnx",
         path=True,
     )
     export: ExportOptions = key(ExportOptions, "the exported graph")

@@ -103,7 +103,7 @@ EVALUATION = [
     ("extremes=-1", "extremes=-1", "from 0"),
 ]
 EXPORT = [
-    ("export.head=softmax", "export.head=softmax is unknown; choose one of logits, argmax"),
+    ("export.head=softmax", "export.head=softmax is unknown; choose one of logits, argmax, argmax_u8, confidence"),
     ("export.batch=0", "export.batch=0", "from 1, or dynamic"),
     ("export.batch=1.5", "export.batch=1.5", "from 1, or dynamic"),
 ]

@@ -80,19 +80,28 @@ def test_two_processes_count_every_image_once(script, evaluate, process, trained
         assert two[key] == one[key], key
 
 
-def test_onnx_file_scores_like_the_checkpoint_it_came_from(
-    script, evaluate, trained, street_root, tmp_path, count_alike
+@pytest.mark.parametrize(
+    ("target", "suffix", "runtime"),
+    [("onnx", "onnx", "onnxruntime"), ("pt2", "pt2", "torch.export"), ("openvino", "xml", "openvino")],
+)
+def test_exported_file_scores_like_the_checkpoint_it_came_from(
+    script, evaluate, trained, street_root, tmp_path, count_alike, target, suffix, runtime
 ):
-    file = tmp_path / "ICNet.onnx"
-    done = script("export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=128", f"output={file}")
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    file = tmp_path / f"ICNet.{suffix}"
+    done = script(
+        "export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=128", f"output={file}",
+        f"export.target={target}",
+    )  # fmt: skip
     assert done.status == 0, done.err
     torch_results, _ = evaluate(script, f"ckpt={trained / CKPT}")
     drawn = {path: path.stat().st_mtime_ns for path in street_root.rglob("*.png")}
-    onnx_results, _ = evaluate(script, f"ckpt={file}", f"data.root={street_root}", "data.workers=0")
+    results, _ = evaluate(script, f"ckpt={file}", f"data.root={street_root}", "data.workers=0")
     assert {path: path.stat().st_mtime_ns for path in street_root.rglob("*.png")} == drawn  # the file knows its scenes
-    assert onnx_results["data"] == "street (synthetic)"
-    assert onnx_results["runtime"] == "onnxruntime"
-    assert count_alike(onnx_results, torch_results)
+    assert results["data"] == "street (synthetic)"
+    assert results["runtime"] == runtime
+    assert count_alike(results, torch_results)
 
 
 def test_several_scales_flip_and_windows_change_the_prediction_but_not_the_count(script, evaluate, trained):

@@ -147,6 +147,7 @@ def load(
     flip: bool = False,
     sliding_window: Sequence[int] | None = None,
     short_side: int | None = None,
+    provider: str = "auto",
 ) -> Model:
     """Open a trained network.
 
@@ -154,26 +155,30 @@ def load(
         source: A file written by train.py or export.py, or a published one: its path, or the file opened in binary mode
             (``io.BytesIO`` too). Or a name in ``icnet.deploy.shipped.SHIPPED``: ``camvid``.
         device: ``auto`` for an accelerator where there is one, or ``cpu``, ``cuda:1``, ``npu``, ...; an ``.onnx`` file
-            runs on the CPU.
+            runs there if the installed onnxruntime can, or else on the CPU.
         scales: Factors on the image's size whose probabilities are averaged.
         flip: Whether to average with the mirrored image.
         sliding_window: (H, W) of overlapping windows; None for the whole image at once.
         short_side: Pixels that an image's shorter side is brought to first; None for its own, or for what weights that
             come with the project were made for.
+        provider: What ONNX Runtime computes an ``.onnx`` file with: ``auto`` for what is there for the device, or
+            ``cpu``, ``cuda``, ``tensorrt``, ``openvino`` or ``cann``.
 
     Returns:
         The network; call it with images.
 
     Raises:
-        UserError: If the file is missing, broken or unknown, there is no such device, or a value is out of range.
+        UserError: If the file is missing, broken or unknown, there is no such device or provider, or a value is out of
+            range.
     """
     place = choose_device(str(device))
     if isinstance(source, (str, os.PathLike)):
         path = SHIPPED[str(source)].path if str(source) in SHIPPED else Path(source).expanduser()
         side = usual_side(path) if short_side is None else short_side
         inference = Inference(scales, flip, sliding_window, side, prefix="")
-        return Model(open_segmenter(path, place), inference, place)
-    return Model(_open_stream(source, place), Inference(scales, flip, sliding_window, short_side, prefix=""), place)
+        return Model(open_segmenter(path, place, provider), inference, place)
+    segmenter = _open_stream(source, place, provider)
+    return Model(segmenter, Inference(scales, flip, sliding_window, short_side, prefix=""), place)
 
 
 def to_rgb(image: ImageLike) -> np.ndarray:
@@ -210,7 +215,7 @@ def _checked(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _open_stream(file: IO[bytes], device: torch.device) -> Segmenter:
+def _open_stream(file: IO[bytes], device: torch.device, provider: str) -> Segmenter:
     """Open what a file object holds from where it stands; runtimes open paths, so it becomes a file for a while."""
     if not hasattr(file, "read"):
         raise UserError(f"a {type(file).__name__} is no model; give a path, or a file opened in binary mode")
@@ -231,7 +236,7 @@ def _open_stream(file: IO[bytes], device: torch.device) -> Segmenter:
             copy.write(head)
             shutil.copyfileobj(file, copy)
         try:
-            segmenter = open_segmenter(path, device)
+            segmenter = open_segmenter(path, device, provider)
         except UserError as error:
             raise UserError(str(error).replace(str(path), name or "the file object")) from error
     segmenter.path = Path(name) if name else None

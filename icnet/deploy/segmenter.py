@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from icnet.data.labels import ClassTable
 from icnet.deploy.trained_network import model_title, trained_on
+from icnet.errors import UserError
 
 
 class Segmenter(nn.Module, ABC):
@@ -60,6 +61,22 @@ class Segmenter(nn.Module, ABC):
         Raises:
             UserError: If the file is missing, broken or none of this runtime's.
         """
+
+    @classmethod
+    def open_with(cls, path: Path, device: torch.device, provider: str) -> Self:
+        """Open a file and choose what computes, for runtimes that have several.
+
+        Args:
+            path: As for ``open``.
+            device: As for ``open``.
+            provider: ``auto`` for what suits the device; others are the runtime's.
+
+        Raises:
+            UserError: If this runtime has no such provider; or see ``open``.
+        """
+        if provider != "auto":
+            raise UserError(f"provider={provider} is for .onnx files and not for {path}; leave it at auto")
+        return cls.open(path, device)
 
     @classmethod
     def suffix_of(cls, head: bytes) -> str:

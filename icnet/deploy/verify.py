@@ -1,4 +1,4 @@
-"""Proving that ONNX Runtime gets the same numbers out of an exported file as the network itself."""
+"""Proving that an exported file gives the same numbers as the network itself."""
 
 import contextlib
 import glob
@@ -16,7 +16,8 @@ from icnet.data import DATASETS
 from icnet.data.images import read_image
 from icnet.data.listing import is_image, walk
 from icnet.data.street import draw_scene
-from icnet.deploy.onnx_session import open_session
+from icnet.deploy.exported_segmenter import ExportedSegmenter
+from icnet.deploy.heads import confidence
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
@@ -26,11 +27,11 @@ TOLERANCE = 1e-3  # largest allowed difference of a logit
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well ONNX Runtime and the network agree.
+    """How well an exported file and the network agree.
 
     Args:
         max_difference: Largest absolute difference of two logits; for label maps the most that the logit of the
-            exported graph's label falls short of the network's best (0 if all labels agree).
+            exported graph's label falls short of the network's best (0 if all labels agree), and of two probabilities.
         label_agreement: Share of pixels with the same label, 0-1.
         samples: Number of images compared.
     """
@@ -40,17 +41,17 @@ class Agreement:
     samples: int
 
 
-def verify_onnx(
-    path: Path,
+def verify(
+    exported: ExportedSegmenter,
     net: SegmentationNetwork,
     normalizer: ImageNormalizer,
     pictures: Sequence[np.ndarray],
     sizes: Sequence[tuple[int, int]],
 ) -> Agreement:
-    """Compare ONNX Runtime with the network in float32, on random noise and on real images.
+    """Compare an exported file with the network in float32, on random noise and on real images.
 
     Args:
-        path: The exported file.
+        exported: The file, opened on the CPU.
         net: The network in evaluation mode, as it was before anything was folded.
         normalizer: What turns uint8 images into its input.
         pictures: (h, w, 3) uint8 RGB of any size; resized.
@@ -60,38 +61,31 @@ def verify_onnx(
         The agreement.
 
     Raises:
-        UserError: If a logit differs by more than 1e-3, or a label where its logit is that far below the best.
+        UserError: If a logit or probability differs by more than 1e-3, or a label where its logit is that far below the
+            best.
     """
-    session = open_session(path)
-    properties = session.get_modelmeta().custom_metadata_map
-    inside, labels = properties["normalize"] == "true", properties["head"] == "argmax"
-    fixed = session.get_inputs()[0].shape[0]
-    batch = fixed if isinstance(fixed, int) else 2  # open: more than the one traced
     worst, same, pixels, samples = torch.zeros(()), 0, 0, 0
-    for image in _samples(pictures, sizes, batch):
+    for image in _samples(pictures, sizes, exported.batch or 2):  # open: more than the one traced
         with torch.inference_mode():
             x = normalizer(image)
             expected: Tensor = net(x)
-        (result,) = session.run(None, {session.get_inputs()[0].name: (image if inside else x).numpy()})
-        actual = torch.from_numpy(result)
-        if labels:
-            # A rounding error may swap two classes that score alike, and only those.
-            chosen = expected.gather(1, actual.long().unsqueeze(1)).squeeze(1)
-            gap = expected.amax(1) - chosen
+            first, *rest = exported.outputs(image if exported.normalizes else x)
+        if exported.head == "logits":
+            gap, actual = (expected - first).abs(), first.argmax(1)
         else:
-            gap = (expected - actual).abs()
-            actual = actual.argmax(1)
+            # A rounding error may swap two classes that score alike, and only those.
+            actual = first.long()
+            gap = expected.amax(1) - expected.gather(1, actual.unsqueeze(1)).squeeze(1)
+        for probability in rest:
+            worst = torch.maximum(worst, (probability - confidence(expected)).abs().max())
         worst = torch.maximum(worst, gap.max())  # keeps NaN, unlike Python's max
         same += int((expected.argmax(1) == actual).sum())
         pixels += actual.numel()
         samples += len(image)
     if not worst.item() <= TOLERANCE:  # also refuses NaN
-        import onnxruntime
-
         raise UserError(
-            f"the exported graph differs from the network by {worst.item():.2g} on a logit in onnxruntime "
-            f"{onnxruntime.__version__}, more than {TOLERANCE:g}, and was not kept; "
-            "try another export.opset, or check the checkpoint's weights"
+            f"the exported graph differs from the network by {worst.item():.2g} on a logit in {exported.runtime}, more "
+            f"than {TOLERANCE:g}, and was not kept; try another export.opset, or check the checkpoint's weights"
         )
     return Agreement(worst.item(), same / pixels, samples)
 

@@ -67,10 +67,11 @@ def open_evaluated(config: EvalConfig) -> Segmenter:
     """Open what is evaluated: its data, its task and its results are told from this.
 
     Raises:
-        UserError: If the file cannot be read.
+        UserError: If the file cannot be read, or its runtime has no such provider.
     """
     path = Path(config.ckpt or "")
-    segmenter = open_segmenter(path, torch.device("cpu"))  # Lightning moves it to its device
+    # Lightning moves it to its device, or it follows the images.
+    segmenter = open_segmenter(path, torch.device("cpu"), config.runtime.provider)
     segmenter.sha256 = sha256(path)
     return segmenter
 

@@ -11,8 +11,8 @@ import icnet
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy import verify
 from icnet.deploy.export import GraphSpec, _numbers, describe, export_onnx, export_verified
+from icnet.deploy.heads import HEADS
 from icnet.deploy.onnx_graph import newest_opset
-from icnet.deploy.onnx_session import describe_ports
 from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
 from icnet.models.icnet_paper import ICNetPaper
@@ -61,6 +61,10 @@ def test_static_graph_agrees_at_every_opset(net, normalizer, tmp_path, opset):
         (newest_opset(), "argmax", True, None),
         (newest_opset(), "logits", True, 2),
         (17, "argmax", True, 1),
+        (11, "argmax_u8", True, 1),
+        (newest_opset(), "argmax_u8", False, None),
+        (11, "confidence", True, None),
+        (newest_opset(), "confidence", False, 1),
     ],
 )
 def test_heads_inputs_and_batches_agree(net, normalizer, tmp_path, opset, head, normalize, batch):
@@ -69,23 +73,34 @@ def test_heads_inputs_and_batches_agree(net, normalizer, tmp_path, opset, head, 
 
     images = random_image(64, 128, batch or 3)
     x = reference_input(images)
-    actual, expected = run(path, images if normalize else x), net(x).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    actual, *rest = session.run(None, {"image": (images if normalize else x).numpy()})
+    expected = net(x)
+    assert [port.name for port in session.get_outputs()] == list(HEADS[head].outputs)
     if head == "logits":
         assert actual.dtype == np.float32
-        np.testing.assert_allclose(actual, expected, atol=1e-4)
+        np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
     else:
-        assert actual.dtype == np.int32
-        assert (actual == expected.argmax(1)).mean() > 0.999
+        assert actual.dtype == (np.int32 if head == "argmax" else np.uint8)
+        assert (actual == expected.argmax(1).numpy()).mean() > 0.999
+    if head == "confidence":
+        (probability,) = rest
+        assert probability.dtype == np.float32
+        np.testing.assert_allclose(probability, expected.softmax(1).amax(1).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [11, pytest.param(newest_opset(), marks=pytest.mark.slow)])
 def test_dynamic_size_agrees_at_sizes_that_were_never_traced(net, normalizer, tmp_path, opset):
-    path = tmp_path / "net.onnx"
-    export_onnx(net, normalizer, path, GraphSpec(**SIZE, batch=None, dynamic_size=True, opset=opset))
+    path, spec = tmp_path / "net.onnx", GraphSpec(**SIZE, batch=None, dynamic_size=True, opset=opset)
+    export_onnx(net, normalizer, path, spec)
 
-    assert describe_ports(path) == (
-        "image float32 (batch, 3, height, width)", "logits float32 (batch, 19, height, width)"
-    )  # fmt: skip
+    assert spec.describe_input() == "image float32 (batch, 3, height, width)"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ports = [(port.name, port.type, port.shape) for port in (*session.get_inputs(), *session.get_outputs())]
+    assert ports == [
+        ("image", "tensor(float)", ["batch", 3, "height", "width"]),
+        ("logits", "tensor(float)", ["batch", 19, "height", "width"]),
+    ]
     # 1/32 of these: even, odd, below the six bins, and above them without being divisible
     for height, width in ((64, 64), (127, 201), (193, 97), (224, 352)):
         x = reference_input(random_image(height, width, 2))
@@ -207,7 +222,7 @@ def test_verification_counts_and_agrees(checkpoint, tmp_path):
     assert 0 < agreement.max_difference < 1e-4
     assert agreement.label_agreement > 0.999
     assert agreement.samples == 6  # noise and two pictures, in batches of two
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]
 
 
 def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypatch):
@@ -227,7 +242,7 @@ def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypa
         ({"opset": 10}, rf"export\.opset=10 is out of range; give 11 to {newest_opset()}"),
         ({"opset": 99}, rf"export\.opset=99 is out of range; give 11 to {newest_opset()}"),
         ({"batch": 0}, r"export\.batch=0 is out of range; give a number from 1, or dynamic"),
-        ({"head": "softmax"}, r"export\.head=softmax is unknown; choose one of logits, argmax"),
+        ({"head": "softmax"}, r"export\.head=softmax is unknown; choose one of logits, argmax, argmax_u8, confidence"),
     ],
 )
 def test_bad_graph_is_refused(spec, message):
@@ -249,7 +264,7 @@ def test_size_that_the_network_does_not_take_is_refused_before_anything_is_made(
 
 def test_bad_output_is_refused(checkpoint, tmp_path):
     model = read_network(checkpoint)
-    with pytest.raises(UserError, match=r"net\.pb is no name for an ONNX file; give one that ends in \.onnx"):
+    with pytest.raises(UserError, match=r"net\.pb is no name for export\.target=onnx; give one that ends in \.onnx"):
         export_verified(model, tmp_path / "net.pb", GraphSpec(64, 64))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file cannot be written to .*output=FILE"):

@@ -2,34 +2,41 @@ import numpy as np
 import onnx
 import pytest
 
-from icnet.deploy.export import GraphSpec, export_onnx
-from icnet.deploy.verify import sample_images, verify_onnx
+from icnet.deploy.export import GraphSpec, describe, export_onnx
+from icnet.deploy.heads import HEADS
+from icnet.deploy.onnx_seal import CONTENT_SHA256
+from icnet.deploy.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.trained_network import read_network
+from icnet.deploy.verify import sample_images, verify
 from icnet.errors import UserError
 
 
-@pytest.mark.parametrize("head", ["logits", "argmax"])
-def test_tampered_weights_fail_the_verification(net, normalizer, tmp_path, head):
+@pytest.mark.parametrize("head", HEADS)
+def test_tampered_weights_fail_the_verification(net, normalizer, checkpoint, tmp_path, head):
     path = tmp_path / "net.onnx"
-    export_onnx(net, normalizer, path, GraphSpec(64, 128, head=head))
+    export_onnx(net, normalizer, path, GraphSpec(64, 128, head=head), describe(read_network(checkpoint)))
     pictures = sample_images(None, None, 1)
-    verify_onnx(path, net, normalizer, pictures, [(64, 128)])
+    verify(OnnxSegmenter(path), net, normalizer, pictures, [(64, 128)])
     model = onnx.load(path)
     weight = next(w for w in model.graph.initializer if "classifier" in w.name)
     values = onnx.numpy_helper.to_array(weight).copy()
     values[0] += 0.1
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    kept = [entry for entry in model.metadata_props if entry.key != CONTENT_SHA256]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     onnx.save(model, path)
 
     with pytest.raises(UserError, match=r"differs from the network by .* more than 0\.001, and was not kept"):
-        verify_onnx(path, net, normalizer, pictures, [(64, 128)])
+        verify(OnnxSegmenter(path), net, normalizer, pictures, [(64, 128)])
 
 
-def test_a_network_that_yields_nan_fails_the_verification(make_net, normalizer, tmp_path):
+def test_a_network_that_yields_nan_fails_the_verification(make_net, normalizer, checkpoint, tmp_path):
     net = make_net()
     net.classifier.weight[3] = float("nan")
-    export_onnx(net, normalizer, tmp_path / "net.onnx", GraphSpec(64, 64))
+    export_onnx(net, normalizer, tmp_path / "net.onnx", GraphSpec(64, 64), describe(read_network(checkpoint)))
     with pytest.raises(UserError, match="differs from the network by nan"):
-        verify_onnx(tmp_path / "net.onnx", net, normalizer, [], [(64, 64)])
+        verify(OnnxSegmenter(tmp_path / "net.onnx"), net, normalizer, [], [(64, 64)])
 
 
 def test_verification_images_come_from_the_best_source(tmp_path):

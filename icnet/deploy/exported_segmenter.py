@@ -1,0 +1,143 @@
+"""What all exported files have in common, whatever runs them: metadata, a fixed size or batch, a head."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from icnet.data.labels import ClassTable
+from icnet.deploy.heads import HEADS
+from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.trained_network import class_table
+from icnet.errors import UserError
+from icnet.models.modules import ImageNormalizer
+
+REQUIRED_METADATA = ("names", "palette", "mean", "std", "normalize", "head")
+"""What an exported file has to say about itself; ``icnet.deploy.export`` writes it."""
+
+METADATA: dict[str, Callable[[Any], bool]] = {
+    "names": lambda value: _is_list(value, str) and bool(value),
+    "palette": lambda value: _is_list(value, list) and all(_is_colour(colour) for colour in value),
+    "categories": lambda value: _is_list(value, str),
+    "mean": lambda value: _is_list(value, (int, float)) and len(value) == 3,
+    "std": lambda value: _is_list(value, (int, float)) and len(value) == 3 and 0 not in value,
+    "normalize": lambda value: isinstance(value, bool),
+    "min_side": lambda value: isinstance(value, int) and value > 0,
+    "divisor": lambda value: isinstance(value, int) and value > 0,
+    "data": lambda value: isinstance(value, dict),
+    "model": lambda value: isinstance(value, dict) and "name" in value and isinstance(value.get("options"), dict),
+}
+"""What each of an exported file's entries holds that is JSON, where it has it."""
+
+
+class ExportedSegmenter(Segmenter):
+    """Runs an exported file; what computes is a subclass's.
+
+    A file with a fixed input size gets images resized to it and its scores resized back; one with a fixed batch gets
+    chunks, the last one filled up. Labels without logits (``export.head=argmax``) come out as one-hot scores, so that
+    everything downstream works alike; their "probabilities" mean nothing, of course, but for ``confidence``.
+
+    Args:
+        path: The file.
+        meta: Its metadata, text by key.
+        shape: (N, 3, H, W) of its input; what is open has anything but an integer above 0.
+
+    Attributes:
+        head: A key of ``HEADS``.
+        normalizes: Whether uint8 images go in.
+        batch: Images that go in at once; None for any number.
+
+    Raises:
+        UserError: If metadata are missing or damaged.
+    """
+
+    on_cpu = True
+    """Whether images reach ``outputs`` on the CPU, wherever they are; otherwise they stay on their device."""
+
+    def __init__(self, path: Path, meta: Mapping[str, str], shape: Sequence[object]) -> None:
+        missing = [key for key in REQUIRED_METADATA if key not in meta]
+        if missing:
+            raise UserError(f"{path} lacks the metadata {', '.join(missing)}; give a file written by export.py")
+        super().__init__(_classes(meta, path), dict(meta), path)
+        self.head = meta["head"]
+        self.labels_only = HEADS[self.head].labels_only
+        self.min_side = int(meta.get("min_side", 64))  # version 0.1 knew ICNet alone
+        self.divisor = int(meta.get("divisor", 1))
+        self.normalizes = meta["normalize"] == "true"
+        # No submodule: Lightning would move it to the images' device, and some runtimes compute on the CPU.
+        self._normalizer_on = ImageNormalizer(json.loads(meta["mean"]), json.loads(meta["std"])).to
+        self.batch, _, self._height, self._width = (
+            side if isinstance(side, int) and side > 0 else None for side in shape
+        )
+
+    @abstractmethod
+    def outputs(self, x: Tensor) -> Sequence[Tensor]:
+        """Compute what the graph gives.
+
+        Args:
+            x: (N, 3, H, W) as the graph takes it: uint8 RGB where it normalises, or else normalised float32; on the
+                CPU where ``on_cpu`` is set.
+
+        Returns:
+            The outputs of the head, on the same device.
+        """
+
+    def follow(self, device: torch.device) -> None:  # noqa: B027 (most have nothing to do)
+        """Compute where the images are, from now on."""
+
+    @override
+    @torch.inference_mode()
+    def forward(self, image: Tensor) -> Tensor:
+        self.follow(image.device)
+        given = image.shape[-2:]
+        wanted = (self._height or given[0], self._width or given[1])
+        x = image.cpu() if self.on_cpu else image
+        if wanted != tuple(given):
+            x = F.interpolate(x.float(), wanted, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+        if not self.normalizes:
+            x = self._normalizer_on(x.device)(x)
+        scores = torch.cat([self._scores(chunk) for chunk in x.split(self.batch or len(x))])
+        if wanted != tuple(given):
+            scores = F.interpolate(scores, tuple(given), mode="bilinear")
+        return scores.to(image.device)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        count = len(x)
+        if self.batch and count < self.batch:
+            x = torch.cat([x, x[-1:].expand(self.batch - count, -1, -1, -1)])
+        outputs = [output[:count] for output in self.outputs(x.contiguous())]
+        return HEADS[self.head].scores(outputs, len(self.classes))
+
+
+def _is_list(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, list) and all(isinstance(part, kind) for part in value)
+
+
+def _is_colour(value: list[Any]) -> bool:
+    return len(value) == 3 and _is_list(value, int) and all(0 <= part <= 255 for part in value)
+
+
+def _holds(text: str, holds: Callable[[Any], bool]) -> bool:
+    try:
+        return holds(json.loads(text))
+    except ValueError:
+        return False
+
+
+def _classes(meta: Mapping[str, str], path: Path) -> ClassTable:
+    """Read the classes out of a file's metadata, and refuse all of it that cannot be read."""
+    damaged = [key for key, holds in METADATA.items() if key in meta and not _holds(meta[key], holds)]
+    if meta["head"] not in HEADS:
+        damaged.append("head")
+    if not damaged:
+        try:
+            return class_table(*(json.loads(meta.get(key, "[]")) for key in ("names", "palette", "categories")))
+        except ValueError:
+            damaged = ["names", "palette", "categories"]  # not as many of one as of the other
+    raise UserError(f"{path} lacks or damages the metadata {', '.join(damaged)}; give a file written by export.py")

@@ -1,0 +1,47 @@
+"""Writing a network as a model of OpenVINO: ``.xml`` with ``.bin``, by way of its ONNX graph."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from icnet.deploy.graph_spec import GraphSpec
+from icnet.deploy.onnx_export import export_onnx
+from icnet.deploy.onnx_seal import CONTENT_SHA256, UNSEALED
+from icnet.deploy.openvino_segmenter import RUNTIME_INFO, import_openvino, seal
+from icnet.errors import UserError
+from icnet.models.modules import ImageNormalizer
+from icnet.models.network import SegmentationNetwork
+
+
+def export_openvino(
+    net: SegmentationNetwork, normalizer: ImageNormalizer, path: Path, spec: GraphSpec,
+    metadata: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Write a network's evaluation mode as a model of OpenVINO, its weights in float32.
+
+    Args:
+        net: The network; it stays as it is.
+        normalizer: What turns uint8 images into the network's input.
+        path: The ``.xml`` file; the weights get the same name with ``.bin``.
+        spec: The graph to write.
+        metadata: Further entries for the file's metadata.
+
+    Raises:
+        UserError: If openvino or onnx is missing, the network does not take the size, or a file can't be written.
+    """
+    openvino = import_openvino()  # before the minutes that the graph may take
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "graph.onnx"
+        export_onnx(net, normalizer, graph, spec)
+        model = openvino.convert_model(graph)
+    for key in model.get_rt_info():  # what the conversion tells of the graph's file
+        if key not in ("version", "Runtime_version"):
+            del model.rt_info[key]
+    for key, value in ({CONTENT_SHA256: UNSEALED} | spec.metadata() | dict(metadata or {})).items():
+        model.set_rt_info(value, [RUNTIME_INFO, key])
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # a full disk is one too
+        reason = " ".join(str(error).split())[-200:]
+        raise UserError(f"{path} cannot be written by openvino ({reason}); make room there") from error
+    seal(path)
