@@ -1,5 +1,6 @@
 """The files that the demo leaves: pictures, videos, the legend and the table of confidence."""
 
+import contextlib
 import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class Results:
         if self._video is not None:
             self._video.close()
         if self._table is not None:
-            self._table.close()
+            with contextlib.suppress(OSError):  # what could not be written was told by the row
+                self._table.close()
 
     def _to_table(self, row: Sequence[object]) -> None:
         path = self.folder / CONFIDENCE

@@ -94,6 +94,7 @@ class Demo:
         if self.smooth and not any(is_moving(job.source) for job in jobs):
             log.warning("smooth=%s is for videos and cameras; an image has nothing before it", self.smooth)
         self.failures.clear()
+        self._labeller = self._given_up = None  # of a run that failed
         results = Results(self.output, confidence=self.confidence)
         start = time.perf_counter()
         try:

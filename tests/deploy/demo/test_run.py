@@ -226,9 +226,24 @@ def test_file_that_knows_labels_only_has_no_probabilities(model, tmp_path):
 
 
 def test_table_of_confidence_that_cannot_be_written_is_told(model, reds, tmp_path):
-    (tmp_path / "shown/confidence.csv").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"confidence\.csv cannot be written \(Is a directory\); choose another"):
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown/confidence.csv").symlink_to("/dev/full")
+    with pytest.raises(
+        UserError, match=r"confidence\.csv cannot be written \(No space left on device\); choose another"
+    ):
         Demo(model, tmp_path / "shown", confidence=True).run([write_reds(tmp_path / "a.png", 0, 1, reds=reds)])
+
+
+def test_run_that_failed_leaves_nothing_to_the_next(model, reds, capture, played, tmp_path):
+    """Not its last frame, which would be smoothed into others of another size, either."""
+    (tmp_path / "shown").mkdir()
+    demo = Demo(model, tmp_path / "shown", alpha=1.0, smooth=0.9, confidence=True)
+    capture({"a.mp4": reds(*[(1, 1)] * 3, size=(64, 80)), "b.mp4": reds(*[(0, 0)] * 3)}, before=lambda number: None)
+    (tmp_path / "shown/a_overlay.mp4").mkdir()
+    with pytest.raises(UserError, match=r"a_overlay\.mp4 cannot be written"):
+        demo.run([tmp_path / "a.mp4"])
+    demo.run([tmp_path / "b.mp4"])
+    assert tints(played(tmp_path / "shown/b_overlay.mp4")) == [(0, 0)] * 3
 
 
 def test_smoothing_of_images_alone_is_told(model, reds, tmp_path, caplog):
