@@ -7,7 +7,7 @@ from threading import Event, active_count
 
 import pytest
 
-from icnet.deploy.demo.overlap import AHEAD, Overlap
+from icnet.deploy.demo.overlap import Overlap
 
 PATIENCE = 30  # seconds; what is waited for comes at once unless something is broken
 
@@ -78,7 +78,7 @@ def test_little_is_read_ahead():
 
     Overlap(source(), main).run()
     assert len(most) == 20
-    assert max(most) <= AHEAD + 2  # those that wait, one in the reader's hands, one here
+    assert max(most) <= 4  # two that wait, one in the reader's hands, one here
 
 
 @pytest.mark.parametrize("place", ["main", "draw", "write"])

@@ -20,10 +20,8 @@ def test_flicker_is_the_share_of_labels_that_change():
 
 
 def test_mean_counts_older_frames_less_and_less():
-    mean, given = (
-        ExponentialMean(0.75),
-        [torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) for _ in "abcd"],
-    )
+    mean, generator = ExponentialMean(0.75), torch.Generator().manual_seed(0)
+    given = [torch.rand(2, 3, 4, generator=generator) for _ in range(4)]
     before = [frame.clone() for frame in given]
     out = [mean(frame).clone() for frame in given]
     a, b, c, d = given
