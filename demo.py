@@ -1,4 +1,4 @@
-"""Segment images and videos: ``python demo.py input=FILE|FOLDER|GLOB|VIDEO``; ``python demo.py --help``."""
+"""Segment images and videos: ``python demo.py input=FILE|FOLDER|GLOB|VIDEO|camera:0``; ``python demo.py --help``."""
 
 from icnet.config import DemoConfig
 from icnet.launch import command
@@ -6,7 +6,7 @@ from icnet.launch import command
 
 @command.script("demo", DemoConfig)
 def main(config: DemoConfig) -> None:
-    """Open the model, segment every file and say how fast."""
+    """Open the model, segment every input and say how fast."""
     from pathlib import Path
 
     import icnet
@@ -25,9 +25,12 @@ def main(config: DemoConfig) -> None:
     model = icnet.load(checkpoint, config.device)
     side = config.eval.short_side or usual_side(checkpoint)
     model.inference = Inference(**{**vars(config.eval), "short_side": side})
-    demo = Demo(model, output, config.alpha)
-    demo.run(inputs)
-    print(demo.summary())
+    demo = Demo(model, output, config.alpha, config.smooth, config.confidence, config.strict, config.frames)
+    try:
+        demo.run(inputs)
+    finally:  # what was done before a mistake counts too
+        if demo.images:
+            print(demo.summary())
 
 
 if __name__ == "__main__":

@@ -567,10 +567,21 @@ class DemoConfig(Keys):
     ckpt: str | None = key(
         None, "checkpoint or .onnx file", unit="null = the newest best checkpoint below outputs/", path=True
     )
-    input: str | None = key(None, "an image, a video, a folder of images, or a quoted glob; has to be given", path=True)
+    input: str | None = key(
+        None, "an image, a video, a folder of them, a quoted glob, or camera:0; has to be given", path=True
+    )
     output: str = key(REQUIRED, "folder for the results", path=True)
     device: str = key("auto", "where to compute: cpu, cuda, cuda:1, npu, ...; auto = an accelerator where there is one")
     alpha: float = key(0.5, "opacity of the colours on the overlay", low=0, high=1)
+    smooth: float = key(
+        0.0, "share of the frames before in the probabilities of a video, against flicker", unit="0 = off",
+        low=0, high=0.9,
+    )  # fmt: skip
+    confidence: bool = key(False, "write the largest probability of each pixel as a picture, and its means as a CSV")
+    frames: int | None = key(
+        None, "frames to take of a video or a camera", unit="null = all, a camera's to Ctrl-C", low=1
+    )
+    strict: bool = key(False, "end at the first input that cannot be read, not after the others")
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
 
     def __post_init__(self) -> None:

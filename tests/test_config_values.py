@@ -110,6 +110,8 @@ EXPORT = [
 DEMO = [
     ("alpha=2", "alpha=2.0", "from 0 to 1"),
     ("alpha=nan", "alpha=nan", "from 0 to 1"),
+    ("smooth=0.95", "smooth=0.95", "from 0 to 0.9"),
+    ("frames=0", "frames=0", "a number from 1"),
     ("eval.scales=[-1]", "eval.scales=-1.0", "above 0"),
     ("output=''", "output= is empty"),
 ]

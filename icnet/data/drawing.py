@@ -34,7 +34,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, alpha: flo
         (H, W, 3) uint8 RGB.
     """
     tinted = cv2.addWeighted(classes.colorize(mask), alpha, image, 1 - alpha, 0)
-    return np.where(classes.knows(mask)[..., None], tinted, image)
+    known = classes.knows(mask)
+    return tinted if known.all() else np.where(known[..., None], tinted, image)
 
 
 def shown_names(classes: ClassTable) -> list[str]:

@@ -84,21 +84,35 @@ class Model:
         """
         if logits and probabilities:
             raise UserError("logits=True and probabilities=True exclude each other; ask for one of them")
-        if (logits or probabilities) and self.segmenter.labels_only:
-            raise UserError(
-                f"{self.segmenter.path or 'the file'} knows labels only; export it with export.head=logits to get "
-                "logits or probabilities"
-            )
+        if logits or probabilities:
+            self._refuse_labels_only()
         if isinstance(image, (list, tuple)):
             return [self(one, logits=logits, probabilities=probabilities) for one in image]
+        if probabilities:
+            return self.probabilities(image).cpu().numpy()
         scores = self._scores(to_rgb(image))
         if logits:
             scores = scores.float().log() if self.inference.averages else scores.float()
-        elif probabilities:
-            scores = scores.float() if self.inference.averages else scores.float().softmax(0)
         else:
             scores = scores.argmax(0).to(torch.uint8)
         return scores.cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, image: ImageLike) -> torch.Tensor:
+        """Return the probabilities of the classes where they were computed, for what goes on with them there.
+
+        Args:
+            image: As for a call, but one.
+
+        Returns:
+            (C, H, W) float32 on ``device``.
+
+        Raises:
+            UserError: As a call.
+        """
+        self._refuse_labels_only()
+        scores = self._scores(to_rgb(image)).float()
+        return scores if self.inference.averages else scores.softmax(0)
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
         """Paint labels with the colours of their classes.
@@ -131,6 +145,13 @@ class Model:
                 f"the image is {pixels.shape[:2]} and its labels are {labels.shape}; give those of this image"
             )
         return drawing.overlay(pixels, labels, self.classes, alpha)
+
+    def _refuse_labels_only(self) -> None:
+        if self.segmenter.labels_only:
+            raise UserError(
+                f"{self.segmenter.path or 'the file'} knows labels only; export it with export.head=logits to get "
+                "logits or probabilities"
+            )
 
     @torch.inference_mode()
     def _scores(self, pixels: np.ndarray) -> torch.Tensor:

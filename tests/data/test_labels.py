@@ -51,3 +51,10 @@ def test_colorize_paints_palette_and_black() -> None:
 def test_colorize_paints_no_class_where_a_byte_would_wrap(kind) -> None:
     painted = CAMVID_CLASSES.colorize(np.array([[256, 266, -1, -256]]).astype(kind))
     assert not painted.any()
+
+
+def test_colorize_paints_bytes_as_other_integers() -> None:
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for given in (mask, mask.T, mask[::2, ::-3]):
+        assert np.array_equal(CITYSCAPES_CLASSES.colorize(given), CITYSCAPES_CLASSES.colorize(given.astype(np.int64)))
+    assert CITYSCAPES_CLASSES.colorize(np.zeros((0, 5), np.uint8)).shape == (0, 5, 3)
