@@ -583,6 +583,7 @@ class DemoConfig(Keys):
     )
     strict: bool = key(False, "end at the first input that cannot be read, not after the others")
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
+    runtime: RuntimeConfig = key(RuntimeConfig, "what computes an exported file")
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -90,12 +90,10 @@ class Model:
             return [self(one, logits=logits, probabilities=probabilities) for one in image]
         if probabilities:
             return self.probabilities(image).cpu().numpy()
-        scores = self._scores(to_rgb(image))
-        if logits:
-            scores = scores.float().log() if self.inference.averages else scores.float()
-        else:
-            scores = scores.argmax(0).to(torch.uint8)
-        return scores.cpu().numpy()
+        if not logits:
+            return self._labels(to_rgb(image)).cpu().numpy()
+        scores = self._scores(to_rgb(image)).float()
+        return (scores.log() if self.inference.averages else scores).cpu().numpy()
 
     @torch.inference_mode()
     def probabilities(self, image: ImageLike) -> torch.Tensor:
@@ -156,8 +154,16 @@ class Model:
     @torch.inference_mode()
     def _scores(self, pixels: np.ndarray) -> torch.Tensor:
         """Return what (H, W, 3) uint8 RGB scores: (C, H, W)."""
+        return self.inference(self.segmenter, self._batch(pixels))[0]
+
+    @torch.inference_mode()
+    def _labels(self, pixels: np.ndarray) -> torch.Tensor:
+        """Return the labels of (H, W, 3) uint8 RGB: (H, W) uint8."""
+        return self.inference.labels(self.segmenter, self._batch(pixels))[0]
+
+    def _batch(self, pixels: np.ndarray) -> torch.Tensor:
         image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device)
-        return self.inference(self.segmenter, image.permute(2, 0, 1)[None])[0]
+        return image.permute(2, 0, 1)[None]
 
 
 def load(

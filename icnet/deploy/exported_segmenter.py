@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,25 +94,35 @@ class ExportedSegmenter(Segmenter):
     @override
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Tensor:
-        self.follow(image.device)
-        given = image.shape[-2:]
-        wanted = (self._height or given[0], self._width or given[1])
-        x = image.cpu() if self.on_cpu else image
-        if wanted != tuple(given):
-            x = F.interpolate(x.float(), wanted, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-        if not self.normalizes:
-            x = self._normalizer_on(x.device)(x)
-        scores = torch.cat([self._scores(chunk) for chunk in x.split(self.batch or len(x))])
-        if wanted != tuple(given):
-            scores = F.interpolate(scores, tuple(given), mode="bilinear")
+        scores = torch.cat([HEADS[self.head].scores(found, len(self.classes)) for found in self._run(image)])
+        if scores.shape[-2:] != image.shape[-2:]:
+            scores = F.interpolate(scores, tuple(image.shape[-2:]), mode="bilinear")
         return scores.to(image.device)
 
-    def _scores(self, x: Tensor) -> Tensor:
-        count = len(x)
-        if self.batch and count < self.batch:
-            x = torch.cat([x, x[-1:].expand(self.batch - count, -1, -1, -1)])
-        outputs = [output[:count] for output in self.outputs(x.contiguous())]
-        return HEADS[self.head].scores(outputs, len(self.classes))
+    @override
+    @torch.inference_mode()
+    def labels(self, image: Tensor) -> Tensor:
+        if not self.labels_only or self._size(image) != tuple(image.shape[-2:]):
+            return super().labels(image)
+        # Scores made of labels, as many as there are classes, would take longer than some networks.
+        return torch.cat([outputs[0].to(torch.uint8) for outputs in self._run(image)]).to(image.device)
+
+    def _size(self, image: Tensor) -> tuple[int, int]:
+        """Return (height, width) of what goes into the graph for an image."""
+        return self._height or image.shape[-2], self._width or image.shape[-1]
+
+    def _run(self, image: Tensor) -> Iterator[Sequence[Tensor]]:
+        """Compute the graph's outputs for one chunk of (N, 3, H, W) uint8 images after the other."""
+        self.follow(image.device)
+        x, size = image.cpu() if self.on_cpu else image, self._size(image)
+        if size != tuple(image.shape[-2:]):
+            x = F.interpolate(x.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+        if not self.normalizes:
+            x = self._normalizer_on(x.device)(x)
+        for chunk in x.split(self.batch or len(x)):
+            missing = (self.batch or 0) - len(chunk)
+            filled = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else chunk
+            yield [output[: len(chunk)] for output in self.outputs(filled.contiguous())]
 
 
 def _is_list(value: object, kind: type | tuple[type, ...]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
 from icnet.models.network import allowed_side, describe_sides
 from icnet.models.sizes import fitted, resized, with_short_side
@@ -83,6 +84,24 @@ class Inference:
         if not self.averages:
             return resized(segment(fitted(image, *_sides(segment))), size)
         return _mean(self._views(segment, image, size))
+
+    def labels(self, segmenter: Segmenter, image: Tensor) -> Tensor:
+        """Label a batch: the largest scores of a call, without these where the runtime needs none.
+
+        Args:
+            segmenter: What segments.
+            image: (N, 3, H, W) uint8 RGB.
+
+        Returns:
+            (N, H, W) uint8 labels.
+
+        Raises:
+            UserError: As a call.
+        """
+        fits = tuple(image.shape[2:]) == fitted(image[:1], *_sides(segmenter)).shape[2:]
+        if fits and not self.averages and self.short_side is None:
+            return segmenter.labels(image)
+        return self(segmenter, image).argmax(1).to(torch.uint8)
 
     def _views(self, segment: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         """Yield the class probabilities that every scale and direction gives for the image, at its size."""

@@ -76,7 +76,7 @@ class EvaluationTask(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Predict and count one batch; returns (N, H, W) train ids, for pictures."""
         started = time.perf_counter()
-        preds = self.inference(self.segmenter, batch["image"]).argmax(1)
+        preds = self.inference.labels(self.segmenter, batch["image"]).long()
         _wait_for(self.device)
         if batch_idx:  # the first is slower everywhere: memory is laid out, kernels are chosen
             self._images += len(preds)

@@ -108,3 +108,15 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """Segment; see the class for shapes."""
+
+    def labels(self, image: Tensor) -> Tensor:
+        """Label images where nothing but the labels is wanted; some files know them without any scores.
+
+        Args:
+            image: (N, 3, H, W) uint8 RGB.
+
+        Returns:
+            (N, H, W) uint8, the positions of the largest scores that a call gives.
+        """
+        scores: Tensor = self(image)
+        return scores.argmax(1).to(torch.uint8)

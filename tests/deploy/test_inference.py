@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy.inference import Inference
+from icnet.deploy.segmenter import Segmenter
 from icnet.errors import UserError
 
 
@@ -176,3 +178,44 @@ def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(UserError, match=message) as refused:
         Inference(**arguments)
     assert "\n" not in str(refused.value)
+
+
+class LabelsAlone(Segmenter):
+    """Knows the labels of a batch without any scores; counts how often it was asked for either."""
+
+    labels_only = True
+    min_side = 8
+
+    def __init__(self):
+        super().__init__(CITYSCAPES_CLASSES, {}, None)
+        self.asked = []
+
+    @classmethod
+    def open(cls, path, device):
+        raise NotImplementedError
+
+    def labels(self, image):
+        self.asked.append("labels")
+        return image[:, 0] % 3
+
+    def forward(self, image):
+        self.asked.append("scores")
+        return F.one_hot((image[:, 0] % 3).long(), 3).permute(0, 3, 1, 2).float()
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "asked"),
+    [
+        ({}, (16, 24), ["labels"]),
+        ({}, (4, 24), ["scores"]),  # enlarged for it
+        ({"flip": True}, (16, 24), ["scores", "scores"]),
+        ({"short_side": 16}, (16, 24), ["scores"]),
+    ],
+)
+def test_labels_are_asked_for_where_nothing_is_done_with_scores(options, size, asked):
+    segmenter, image = LabelsAlone(), noise(*size)
+    inference = Inference(**options)
+    labels = inference.labels(segmenter, image)
+    assert segmenter.asked == asked
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels, inference(segmenter, image).argmax(1).to(torch.uint8))
