@@ -241,7 +241,7 @@ def test_command_lines_export_and_show(net, tmp_path, save_ours):
     assert f"wrote {tmp_path / 'ICNet.onnx'}" in done.stdout
     assert "image float32 (1, 3, 64, 96)" in done.stdout
     assert re.search(r"trained on +│ street \(synthetic\)", done.stdout)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ICNet.onnx", "outputs", "photos"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ICNet.onnx", "ICNet.onnx.json", "outputs", "photos"]
 
     done = run_script("demo.py", "input=photos/*.jpg", "output=shown", "ckpt=ICNet.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

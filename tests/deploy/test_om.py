@@ -254,3 +254,23 @@ def test_missing_ais_bench_is_named_with_what_to_install(checkpoint, path, atc):
     export(checkpoint, path)
     with pytest.raises(UserError, match=r"takes CANN and the packages ais_bench and aclruntime .*not on PyPI"):
         open_segmenter(path, CPU)
+
+
+def test_compiled_model_scores_like_the_checkpoint_it_came_from(
+    script, trained, street_root, path, atc, ais_bench, count_alike
+):
+    ckpt, found = trained / "checkpoints" / "best.ckpt", []
+    done = script(
+        "export", f"ckpt={ckpt}", "export.target=om", "export.height=64", "export.width=128", f"output={path}"
+    )
+    assert done.status == 0, done.err
+    for file in (ckpt, path):
+        run = path.parent / file.suffix[1:]
+        done = script(
+            "eval", f"ckpt={file}", f"data.root={street_root}", "data.workers=0", "trainer=cpu_1p",
+            "trainer.progress_bar=false", f"hydra.run.dir={run}",
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        found.append(json.loads((run / "results.json").read_text()))
+    assert found[1]["runtime"] == "ais_bench (npu:0)"
+    assert count_alike(*found)

@@ -160,7 +160,7 @@ class Planted:
 def test_file_with_pickled_objects_is_refused_and_nothing_of_it_runs(file, tmp_path):
     path = tmp_path / "net.pt2"
     with pytest.raises(UserError, match=r"net\.pt2 can't be opened"):
-        Pt2Segmenter(rewritten(file, path, **{"sample_inputs/model.pt": lambda content: pickle.dumps(Planted())}))
+        Pt2Segmenter(rewritten(file, path, **{"sample_inputs/model.pt": lambda content: pickle.dumps(Planted(), 2)}))
 
     def pickled(content):
         told = json.loads(content)

@@ -109,9 +109,9 @@ def test_runtime_of_ones_own_opens_in_python(toy, lamps):
 
 
 def test_messages_name_the_suffix_once_it_is_registered(toy, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"a\.txt is no model; give a file that ends in \.ckpt, .*\.onnx, \.toy$"):
+    with pytest.raises(UserError, match=r"a\.txt is no model; give a file that ends in \.ckpt, .*\.onnx, .*\.toy$"):
         icnet.load(tmp_path / "a.txt", "cpu")
-    with pytest.raises(UserError, match=r"absent\.toy does not exist; give the path of a file that ends in .*\.toy, or camvid$"):
+    with pytest.raises(UserError, match=r"absent\.toy does not exist; give the path of .* ends in .*\.toy, or camvid$"):
         find_checkpoint("absent.toy")
     with pytest.raises(UserError, match="there is no toy at"):
         icnet.load(tmp_path / "absent.toy", "cpu")
