@@ -67,8 +67,10 @@ def test_own_classes_follow_from_training_to_the_demo(script, farm, tmp_path):
 
     done = script("export", f"ckpt={checkpoint}", "export.height=64", "export.width=64", f"output={file}")
     assert done.status == 0, done.err
-    assert "logits float32 (1, 3, 64, 64)" in done.out
-    meta = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert "image float32 (1, 3, 64, 64)" in done.out
+    model = onnx.load(file)
+    assert [side.dim_value for side in model.graph.output[0].type.tensor_type.shape.dim] == [1, len(NAMES), 64, 64]
+    meta = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(meta["names"]) == list(NAMES)
     assert json.loads(meta["palette"]) == [list(colour) for colour in COLOURS]
     assert meta["data_title"] == "folder"

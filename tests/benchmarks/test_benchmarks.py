@@ -1,7 +1,10 @@
 """Every benchmark runs, at a size at which its figures mean nothing."""
 
+import contextlib
 import importlib
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,17 +150,26 @@ def test_startup_lists_every_command(benchmark):
 def test_first_step_times_a_new_and_a_resumed_run(benchmark, script, monkeypatch):
     commands = []
 
-    def run(command: list[str], **_: object) -> SimpleNamespace:
-        commands.append(command[1:])
-        if len(commands) > 2:  # only the first round is run
-            return SimpleNamespace(stdout="going on from")
-        done = script("train", *command[2:], "data.workers=0")
-        assert done.status == 0, done.err
-        return SimpleNamespace(stdout=done.out)
+    class Job(contextlib.nullcontext):
+        """Has ended when it began."""
 
-    monkeypatch.setattr(first_step, "subprocess", SimpleNamespace(run=run))
+        def __init__(self, command: list[str], **_: object) -> None:
+            super().__init__(self)
+            self.returncode, self.stdout = 0, io.StringIO("going on from")
+            commands.append(command[1:])
+            if len(commands) <= 2:  # only the first round is run
+                done = script("train", *command[2:], "data.workers=0")
+                assert done.status == 0, done.err
+                self.stdout = io.StringIO(done.out)
+
+        def poll(self) -> int:
+            return self.returncode
+
+    monkeypatch.setattr(first_step, "subprocess", SimpleNamespace(Popen=Job, PIPE=-1, STDOUT=-2))
     out = benchmark("first_step", *ONCE, "--frames", 4)
     assert "train.py, one step, 4 frames" in out
+    assert re.search(r"^new: \d+\.\d s until the step was done", out, re.MULTILINE)
+    assert re.search(r"^resumed: \d+\.\d s until the step was done", out, re.MULTILINE)
     assert [command[0] for command in commands] == ["train.py"] * 4
     folders = [next(word for word in command if word.startswith("hydra.run.dir=")) for command in commands]
     assert len(set(folders)) == 4

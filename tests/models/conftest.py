@@ -191,7 +191,10 @@ def through_scripts(script, small, street_root, tmp_path, count_alike) -> Callab
             assert done.status == 0, done.err
         start, one, two = (read_checkpoint(file).state_dict for file in (path, last("one"), last("two")))
         for before, after in ((start, one), (one, two)):
-            assert before.keys() == after.keys()
+            counts = ".num_batches_tracked"  # which some files lack
+            assert {key for key in before if not key.endswith(counts)} == {
+                key for key in after if not key.endswith(counts)
+            }
             moved = [key for key in before if not torch.equal(before[key], after[key])]
             assert any(key.endswith(".weight") for key in moved)
         torch_scores, onnx_scores = (

@@ -1,5 +1,6 @@
 """A network whose probabilities are written in the picture, and videos and cameras made of arrays."""
 
+import signal
 from pathlib import Path
 
 import cv2
@@ -96,3 +97,11 @@ def played():
         return frames
 
     return play
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C raises here, also where this process runs in the background of a shell, which has it ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
