@@ -1,5 +1,6 @@
 """Dilated residual networks with output stride 8, for 18 to 152 layers; by default with a deep stem (resnet-v1s)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from typing_extensions import override
 from icnet.models.modules import ConvBNReLU
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """The shared trunk of the half- and quarter-resolution branches of an image cascade, in two parts.
 
     Attributes:
@@ -22,13 +23,13 @@ class Backbone(nn.Module):
     mid_channels: int
     out_channels: int
 
+    @abstractmethod
     def forward_mid(self, x: Tensor) -> Tensor:
         """Run the first part alone: (N, 3, H, W) to (N, mid_channels, H / 8, W / 8), rounded up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_deep(self, middle: Tensor) -> Tensor:
         """Run the rest, which keeps the size: (N, mid_channels, h, w) to (N, out_channels, h, w)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Run everything; see the class for shapes."""

@@ -1,5 +1,6 @@
 """What all image cascades share (Zhao et al., ECCV 2018, arXiv 1704.08545)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ RESNET_STAGES = (
 """The ``stages`` of a cascade around a ResNet."""
 
 
-class Cascade(SegmentationNetwork):
+class Cascade(SegmentationNetwork, ABC):
     """Three branches see the image at full, half and quarter resolution; two cascade feature fusions join them.
 
     The full image passes a few cheap convolutions (``sub1``), the half image the first part of the backbone (sub2), and
@@ -58,13 +59,13 @@ class Cascade(SegmentationNetwork):
         """Make sub2's output of the backbone's middle features."""
         return middle
 
+    @abstractmethod
     def head_sub4(self, top: Tensor) -> Tensor:
         """Make sub4's output of the backbone's last features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, fused: Tensor) -> Tensor:
         """Make the logits ``sub124`` of what the fusions give."""
-        raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         """Segment; see the class for shapes.
