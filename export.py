@@ -14,8 +14,8 @@ def main(config: ExportConfig) -> float:
     from rich.table import Table
 
     from icnet.deploy.export import TARGETS, GraphSpec, default_file, export_verified
-    from icnet.deploy.heads import HEADS
     from icnet.deploy.locate import find_checkpoint
+    from icnet.deploy.runtimes.heads import HEADS
     from icnet.deploy.trained_network import read_network, trained_on
 
     start = time.perf_counter()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks import common, train_step
 from icnet.data.labels import CITYSCAPES_CLASSES
-from icnet.deploy.torch_segmenter import TorchSegmenter
+from icnet.deploy.runtimes.torch_segmenter import TorchSegmenter
 from icnet.models.modules import ImageNormalizer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,7 +25,7 @@ from icnet import factory
 from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.data.street import draw_scene
-from icnet.deploy.torch_segmenter import TorchSegmenter
+from icnet.deploy.runtimes.torch_segmenter import TorchSegmenter
 from icnet.models.published import from_reference
 
 ROUNDS_OF_P99 = 100  # fewer tell nothing about the slowest in a hundred

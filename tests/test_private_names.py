@@ -16,7 +16,7 @@ PRIVATE_NAMES = {
         "hydra-optuna-sweeper 1.3.0",
         "the name of a logger, which is that of a module; its complaint about a failed trial is filtered by its text",
     ),
-    ("deploy/torch_segmenter.py", "_apply"): (
+    ("deploy/runtimes/torch_segmenter.py", "_apply"): (
         "torch 2.13.0",
         "where nn.Module.to() moves parameters; a module whose memory layout follows its device has no other place",
     ),

@@ -1,48 +1,5 @@
-"""Trained networks at work: inference, ONNX export, the demo.
+"""Trained networks at work: the runtimes, exporting, scoring, the demo, the Python interface."""
 
-A runtime of your own is a ``Segmenter`` with an entry in ``RUNTIMES``::
-
-    RUNTIMES[".toy"] = ToySegmenter
-"""
-
-from pathlib import Path
-
-import torch
-
-from icnet.deploy.om_segmenter import OM_SUFFIX, OmSegmenter
-from icnet.deploy.onnx_segmenter import OnnxSegmenter
-from icnet.deploy.onnx_session import ONNX_SUFFIX
-from icnet.deploy.openvino_segmenter import OPENVINO_SUFFIX, OpenVINOSegmenter
-from icnet.deploy.pt2_segmenter import PT2_SUFFIX, Pt2Segmenter
-from icnet.deploy.segmenter import Segmenter
-from icnet.deploy.torch_segmenter import TorchSegmenter
-from icnet.deploy.trained_network import TORCH_SUFFIXES
-from icnet.errors import UserError
+from icnet.deploy.runtimes import RUNTIMES, Segmenter, open_segmenter
 
 __all__ = ["RUNTIMES", "Segmenter", "open_segmenter"]
-
-RUNTIMES: dict[str, type[Segmenter]] = {
-    **dict.fromkeys(TORCH_SUFFIXES, TorchSegmenter),
-    ONNX_SUFFIX: OnnxSegmenter,
-    PT2_SUFFIX: Pt2Segmenter,
-    OPENVINO_SUFFIX: OpenVINOSegmenter,
-    OM_SUFFIX: OmSegmenter,
-}
-"""What runs a model, by the suffix of its file."""
-
-
-def open_segmenter(path: Path, device: torch.device, provider: str = "auto") -> Segmenter:
-    """Open a model by its file's suffix.
-
-    Args:
-        path: A file whose suffix is in ``RUNTIMES``.
-        device: Where a network runs that can choose; logits come back to the image's device.
-        provider: What ONNX Runtime computes with: ``auto`` for what is there for the device, or a key of
-            ``onnx_session.PROVIDERS``.
-
-    Raises:
-        UserError: If the file is missing, unknown or broken, or has no such provider.
-    """
-    if path.suffix not in RUNTIMES:
-        raise UserError(f"{path} is no model; give a file that ends in {', '.join(RUNTIMES)}")
-    return RUNTIMES[path.suffix].open_with(path, device, provider)

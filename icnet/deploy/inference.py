@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.runtimes.segmenter import Segmenter
 from icnet.errors import UserError
 from icnet.models.network import allowed_side, describe_sides
 from icnet.models.sizes import fitted, resized, with_short_side

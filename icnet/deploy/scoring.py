@@ -13,7 +13,7 @@ from typing_extensions import override
 from icnet.data.drawing import comparison, save
 from icnet.data.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, TRAIN_ID_TO_LABEL_ID, ClassTable
 from icnet.deploy.inference import Inference
-from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.runtimes.segmenter import Segmenter
 from icnet.errors import UserError
 from icnet.run.environment import device_name
 from icnet.run.results import EvaluationRecord

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy.inference import Inference
-from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.runtimes.segmenter import Segmenter
 from icnet.errors import UserError
 
 

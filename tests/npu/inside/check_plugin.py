@@ -145,7 +145,7 @@ def test_communication_hooks_are_refused_instead_of_ignored():
 
 def test_deployed_weights_lie_as_npus_want_them():
     from icnet.data.labels import CITYSCAPES_CLASSES
-    from icnet.deploy.torch_segmenter import TorchSegmenter
+    from icnet.deploy.runtimes.torch_segmenter import TorchSegmenter
     from icnet.models.icnet import ICNet
     from icnet.models.modules import ImageNormalizer
 

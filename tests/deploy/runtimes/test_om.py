@@ -20,7 +20,7 @@ import torch
 import icnet
 from icnet.deploy import open_segmenter
 from icnet.deploy.export import TARGETS, GraphSpec, export_verified
-from icnet.deploy.om_export import aipp, export_om
+from icnet.deploy.export.om_export import aipp, export_om
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 from icnet.models.icnet_paper import ICNetPaper

@@ -8,9 +8,9 @@ from torch import nn
 from icnet.data.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, IGNORE_INDEX
 from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, describe, export_onnx
-from icnet.deploy.onnx_seal import CONTENT_SHA256
-from icnet.deploy.onnx_segmenter import OnnxSegmenter
-from icnet.deploy.torch_segmenter import TorchSegmenter
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256
+from icnet.deploy.runtimes.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.runtimes.torch_segmenter import TorchSegmenter
 from icnet.deploy.trained_network import model_title, read_network
 from icnet.errors import UserError
 

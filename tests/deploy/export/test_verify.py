@@ -3,11 +3,11 @@ import onnx
 import pytest
 
 from icnet.deploy.export import GraphSpec, describe, export_onnx
-from icnet.deploy.heads import HEADS
-from icnet.deploy.onnx_seal import CONTENT_SHA256
-from icnet.deploy.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.export.verify import sample_images, verify
+from icnet.deploy.runtimes.heads import HEADS
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256
+from icnet.deploy.runtimes.onnx_segmenter import OnnxSegmenter
 from icnet.deploy.trained_network import read_network
-from icnet.deploy.verify import sample_images, verify
 from icnet.errors import UserError
 
 

@@ -4,10 +4,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from icnet.deploy.graph_spec import GraphSpec
-from icnet.deploy.onnx_export import export_onnx
-from icnet.deploy.onnx_seal import CONTENT_SHA256, UNSEALED
-from icnet.deploy.openvino_segmenter import RUNTIME_INFO, import_openvino, seal
+from icnet.deploy.export.graph_spec import GraphSpec
+from icnet.deploy.export.onnx_export import export_onnx
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED
+from icnet.deploy.runtimes.openvino_segmenter import RUNTIME_INFO, import_openvino, seal
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from icnet.deploy.graph_spec import Exportable, GraphSpec
-from icnet.deploy.pt2_segmenter import METADATA_FILE
+from icnet.deploy.export.graph_spec import Exportable, GraphSpec
+from icnet.deploy.runtimes.pt2_segmenter import METADATA_FILE
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork

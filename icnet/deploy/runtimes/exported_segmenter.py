@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from icnet.data.labels import ClassTable
-from icnet.deploy.heads import HEADS
-from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.runtimes.heads import HEADS
+from icnet.deploy.runtimes.segmenter import Segmenter
 from icnet.deploy.trained_network import class_table
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from icnet.data.labels import ClassTable
-from icnet.deploy.segmenter import Segmenter
+from icnet.deploy.runtimes.segmenter import Segmenter
 from icnet.deploy.trained_network import read_network
 from icnet.models.folding import fold_batchnorm
 from icnet.models.modules import ImageNormalizer

@@ -11,9 +11,9 @@ import torch
 import icnet
 from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, export_verified
-from icnet.deploy.heads import HEADS
-from icnet.deploy.onnx_seal import CONTENT_SHA256, UNSEALED
-from icnet.deploy.openvino_segmenter import OpenVINOSegmenter, refuse_changed, seal
+from icnet.deploy.runtimes.heads import HEADS
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED
+from icnet.deploy.runtimes.openvino_segmenter import OpenVINOSegmenter, refuse_changed, seal
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 

@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from icnet.deploy.graph_spec import GraphSpec
-from icnet.deploy.onnx_export import export_onnx
+from icnet.deploy.export.graph_spec import GraphSpec
+from icnet.deploy.export.onnx_export import export_onnx
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork

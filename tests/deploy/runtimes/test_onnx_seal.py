@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from icnet.deploy.export import GraphSpec, export_onnx
-from icnet.deploy.onnx_seal import CONTENT_SHA256, refuse_changed
-from icnet.deploy.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, refuse_changed
+from icnet.deploy.runtimes.onnx_segmenter import OnnxSegmenter
 from icnet.errors import UserError
 from icnet.models import SegmentationNetwork
 from icnet.models.modules import ImageNormalizer

@@ -13,9 +13,9 @@ from torch import nn
 import icnet
 from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, describe, export_verified
-from icnet.deploy.heads import HEADS
-from icnet.deploy.pt2_export import export_pt2
-from icnet.deploy.pt2_segmenter import METADATA_FILE, Pt2Segmenter
+from icnet.deploy.export.pt2_export import export_pt2
+from icnet.deploy.runtimes.heads import HEADS
+from icnet.deploy.runtimes.pt2_segmenter import METADATA_FILE, Pt2Segmenter
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 from icnet.models import SegmentationNetwork

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from icnet.deploy.graph_spec import Exportable, GraphSpec
-from icnet.deploy.heads import HEADS
-from icnet.deploy.onnx_graph import complete, compute_shapes, convert, import_onnx
-from icnet.deploy.onnx_seal import CONTENT_SHA256, UNSEALED, seal
+from icnet.deploy.export.graph_spec import Exportable, GraphSpec
+from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, import_onnx
+from icnet.deploy.runtimes.heads import HEADS
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED, seal
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 from icnet.run import files

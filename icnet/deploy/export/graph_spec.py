@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from icnet.deploy.heads import HEADS
-from icnet.deploy.onnx_graph import newest_opset
+from icnet.deploy.export.onnx_graph import newest_opset
+from icnet.deploy.runtimes.heads import HEADS
 from icnet.errors import UserError
 from icnet.models.folding import fold_batchnorm
 from icnet.models.modules import ImageNormalizer

@@ -14,10 +14,11 @@ import torch
 
 import icnet
 from icnet.config import RuntimeConfig
-from icnet.deploy import onnx_segmenter, open_segmenter
+from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, describe, export_onnx
-from icnet.deploy.onnx_segmenter import OnnxSegmenter
-from icnet.deploy.onnx_session import AUTO, PROVIDERS, choose_place
+from icnet.deploy.runtimes import onnx_segmenter
+from icnet.deploy.runtimes.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.runtimes.onnx_session import AUTO, PROVIDERS, choose_place
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
-from icnet.deploy.exported_segmenter import ExportedSegmenter
-from icnet.deploy.onnx_seal import refuse_changed
-from icnet.deploy.onnx_session import AUTO, CPU, ONNX_SUFFIX, Place, choose_place, open_session
+from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
+from icnet.deploy.runtimes.onnx_seal import refuse_changed
+from icnet.deploy.runtimes.onnx_session import AUTO, CPU, ONNX_SUFFIX, Place, choose_place, open_session
 from icnet.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
-from icnet.deploy.exported_segmenter import ExportedSegmenter
-from icnet.deploy.onnx_seal import CONTENT_SHA256, UNSEALED
+from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
+from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED
 from icnet.errors import UserError
 
 OPENVINO_SUFFIX = ".xml"

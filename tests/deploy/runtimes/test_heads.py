@@ -5,7 +5,7 @@ import torch
 
 from icnet.config import ExportOptions
 from icnet.deploy.export import GraphSpec
-from icnet.deploy.heads import HEADS, confidence
+from icnet.deploy.runtimes.heads import HEADS, confidence
 from icnet.errors import UserError
 from icnet.models import build_network
 

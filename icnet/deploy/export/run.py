@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from icnet.data import public_description
-from icnet.deploy import open_segmenter
-from icnet.deploy.exported_segmenter import ExportedSegmenter
-from icnet.deploy.graph_spec import GraphSpec
-from icnet.deploy.heads import HEADS
-from icnet.deploy.om_export import export_om, graph_file, script_file
-from icnet.deploy.om_segmenter import OM_SUFFIX
-from icnet.deploy.onnx_export import export_onnx
-from icnet.deploy.onnx_session import ONNX_SUFFIX
-from icnet.deploy.openvino_export import export_openvino
-from icnet.deploy.openvino_segmenter import OPENVINO_SUFFIX
-from icnet.deploy.pt2_export import export_pt2
-from icnet.deploy.pt2_segmenter import PT2_SUFFIX
+from icnet.deploy.export.graph_spec import GraphSpec
+from icnet.deploy.export.om_export import export_om, graph_file, script_file
+from icnet.deploy.export.onnx_export import export_onnx
+from icnet.deploy.export.openvino_export import export_openvino
+from icnet.deploy.export.pt2_export import export_pt2
+from icnet.deploy.export.verify import Agreement, sample_images, verify
+from icnet.deploy.runtimes import open_segmenter
+from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
+from icnet.deploy.runtimes.heads import HEADS
+from icnet.deploy.runtimes.om_segmenter import OM_SUFFIX
+from icnet.deploy.runtimes.onnx_session import ONNX_SUFFIX
+from icnet.deploy.runtimes.openvino_segmenter import OPENVINO_SUFFIX
+from icnet.deploy.runtimes.pt2_segmenter import PT2_SUFFIX
 from icnet.deploy.trained_network import Network, trained_on
-from icnet.deploy.verify import Agreement, sample_images, verify
 from icnet.errors import UserError
 from icnet.models import name_in_files
 from icnet.models.integrity import sha256
@@ -34,8 +34,6 @@ from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 from icnet.run import files
 from icnet.version import __version__
-
-__all__ = ["TARGETS", "GraphSpec", "Target", "default_file", "describe", "export_onnx", "export_verified"]
 
 
 @dataclass(frozen=True)

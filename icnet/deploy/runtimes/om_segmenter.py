@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
-from icnet.deploy.exported_segmenter import ExportedSegmenter
+from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
 from icnet.errors import UserError
 from icnet.models.integrity import sha256
 

@@ -9,10 +9,10 @@ import torch
 
 import icnet
 from icnet.data.labels import CITYSCAPES_CLASSES
-from icnet.deploy import verify
-from icnet.deploy.export import GraphSpec, _numbers, describe, export_onnx, export_verified
-from icnet.deploy.heads import HEADS
-from icnet.deploy.onnx_graph import newest_opset
+from icnet.deploy.export import GraphSpec, describe, export_onnx, export_verified, verify
+from icnet.deploy.export.onnx_graph import newest_opset
+from icnet.deploy.export.run import _numbers
+from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
 from icnet.models.icnet_paper import ICNetPaper

@@ -16,8 +16,8 @@ from icnet.data import DATASETS
 from icnet.data.images import read_image
 from icnet.data.listing import is_image, walk
 from icnet.data.street import draw_scene
-from icnet.deploy.exported_segmenter import ExportedSegmenter
-from icnet.deploy.heads import confidence
+from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
+from icnet.deploy.runtimes.heads import confidence
 from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
