@@ -109,8 +109,25 @@ class Model:
             UserError: As a call.
         """
         self._refuse_labels_only()
-        scores = self._scores(to_rgb(image)).float()
-        return scores if self.inference.averages else scores.softmax(0)
+        return self._probabilities(image)
+
+    @torch.inference_mode()
+    def confidence(self, image: ImageLike) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how probable the likeliest classes are, and which these are; a file needs no logits for that.
+
+        Args:
+            image: As for a call, but one.
+
+        Returns:
+            (H, W) float32 probabilities, 0-1, and (H, W) int64 labels, on ``device``.
+
+        Raises:
+            UserError: As a call; or if the file knows nothing but labels, or tells probabilities of these alone and
+                several scales, directions or windows are to be averaged.
+        """
+        if not self.segmenter.knows_confidence or (self.segmenter.labels_only and self.inference.averages):
+            self._refuse_labels_only()
+        return self._probabilities(image).max(0)
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
         """Paint labels with the colours of their classes.
@@ -143,6 +160,10 @@ class Model:
                 f"the image is {pixels.shape[:2]} and its labels are {labels.shape}; give those of this image"
             )
         return drawing.overlay(pixels, labels, self.classes, alpha)
+
+    def _probabilities(self, image: ImageLike) -> torch.Tensor:
+        scores = self._scores(to_rgb(image)).float()
+        return scores if self.inference.averages else scores.softmax(0)
 
     def _refuse_labels_only(self) -> None:
         if self.segmenter.labels_only:

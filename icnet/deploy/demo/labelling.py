@@ -48,18 +48,20 @@ class Labeller:
             labels = self.model(image)
             self.flicker.add(labels)
             return Labels(labels)
-        probabilities = self.model.probabilities(image)
-        sure, labels = _largest(probabilities)
-        self.flicker.add(labels)
         if self._mean:
-            sure, labels = _largest(self._mean(probabilities))
+            probabilities = self.model.probabilities(image)
+            self.flicker.add(_bytes(probabilities.argmax(0)))
+            sure, found = self._mean(probabilities).max(0)
+            labels = _bytes(found)
             self.smoothed_flicker.add(labels)
+        else:
+            sure, found = self.model.confidence(image)
+            labels = _bytes(found)
+            self.flicker.add(labels)
         if not self.confidence:
             return Labels(labels)
-        return Labels(labels, (255 * sure).round().byte().cpu().numpy(), sure.double().mean().item())
+        return Labels(labels, _bytes((255 * sure).round()), sure.double().mean().item())
 
 
-def _largest(probabilities: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
-    """Return the largest of (C, H, W) probabilities and its class."""
-    largest, labels = probabilities.max(0)
-    return largest, labels.to(torch.uint8).cpu().numpy()
+def _bytes(values: torch.Tensor) -> np.ndarray:
+    return values.byte().cpu().numpy()

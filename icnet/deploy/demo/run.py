@@ -72,11 +72,16 @@ class Demo:
 
     def __post_init__(self) -> None:
         """Refuse what needs probabilities of a model that has none."""
-        for name, value in (("smooth", self.smooth), ("confidence", self.confidence)):
-            if value and self.model.segmenter.labels_only:
+        segmenter = self.model.segmenter
+        averages = self.model.inference.averages
+        for name, value, possible in (
+            ("smooth", self.smooth, not segmenter.labels_only),
+            ("confidence", self.confidence, segmenter.knows_confidence and not (segmenter.labels_only and averages)),
+        ):
+            if value and not possible:
                 raise UserError(
-                    f"{name}={str(value).lower()} needs probabilities, and {self.model.segmenter.path or 'the file'} "
-                    f"knows labels only; export it with export.head=logits, or leave {name} out"
+                    f"{name}={str(value).lower()} needs probabilities, and {segmenter.path or 'the file'} knows labels "
+                    f"only; export it with export.head=logits, or leave {name} out"
                 )
 
     def run(self, inputs: Sequence[Source]) -> None:

@@ -67,6 +67,7 @@ class ExportedSegmenter(Segmenter):
         super().__init__(_classes(meta, path), dict(meta), path)
         self.head = meta["head"]
         self.labels_only = HEADS[self.head].labels_only
+        self.knows_confidence = not self.labels_only or "confidence" in HEADS[self.head].outputs
         self.min_side = int(meta.get("min_side", 64))  # version 0.1 knew ICNet alone
         self.divisor = int(meta.get("divisor", 1))
         self.normalizes = meta["normalize"] == "true"

@@ -34,7 +34,10 @@ class Segmenter(nn.Module, ABC):
     """How reports call what runs it."""
 
     labels_only = False
-    """Whether the logits are one-hot labels, of which nothing but the largest means anything."""
+    """Whether the logits are made of labels, so that nothing but which is the largest means anything."""
+
+    knows_confidence = True
+    """Whether the largest of their softmax is the probability of the label all the same."""
 
     min_side = 1
     """Shortest side of an image in pixels; smaller ones are enlarged."""

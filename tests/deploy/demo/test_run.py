@@ -11,6 +11,7 @@ import pytest
 
 from icnet.deploy.demo import Camera, Demo
 from icnet.deploy.demo.video_file import RESERVE
+from icnet.deploy.inference import Inference
 from icnet.errors import UserError
 
 
@@ -218,11 +219,24 @@ def test_confidence_is_a_picture_and_a_mean(model, reds, capture, tmp_path):
 
 
 def test_file_that_knows_labels_only_has_no_probabilities(model, tmp_path):
-    model.segmenter.labels_only = True
+    model.segmenter.labels_only, model.segmenter.knows_confidence = True, False
     for given, named in (({"smooth": 0.5}, r"smooth=0\.5"), ({"confidence": True}, "confidence=true")):
         with pytest.raises(UserError, match=rf"^{named} needs probabilities, and red\.net knows labels only; expo"):
             Demo(model, tmp_path / "shown", **given)
     Demo(model, tmp_path / "shown")
+
+
+def test_file_may_know_the_confidence_of_its_labels(model, reds, tmp_path):
+    write_reds(tmp_path / "a.png", 0.8, 0.4, reds=reds)
+    model.segmenter.labels_only = True  # as export.head=confidence, and its probabilities are those of its softmax
+    Demo(model, tmp_path / "shown", confidence=True).run([tmp_path / "a.png"])
+    shown = cv2.imread(str(tmp_path / "shown/a_confidence.png"), cv2.IMREAD_GRAYSCALE)
+    assert shown[0, [0, -1]].tolist() == [204, 153]  # 0.8 red; 0.6 dark
+    with pytest.raises(UserError, match=r"smooth=0\.5 needs probabilities"):
+        Demo(model, tmp_path / "shown", smooth=0.5)
+    model.inference = Inference(flip=True)  # the mean of two such probabilities says nothing
+    with pytest.raises(UserError, match="confidence=true needs probabilities"):
+        Demo(model, tmp_path / "shown", confidence=True)
 
 
 def test_table_of_confidence_that_cannot_be_written_is_told(model, reds, tmp_path):

@@ -84,6 +84,7 @@ def test_every_head_tells_the_networks_labels(tiny, tiny_image, tmp_path, head):
     expected = logits_of(tiny, tiny_image)
     assert opened.labels_only == (head != "logits")
     assert torch.equal(opened(tiny_image).argmax(1), expected.argmax(1))
+    assert opened.knows_confidence == (head in ("logits", "confidence"))
     if head == "confidence":
         torch.testing.assert_close(opened(tiny_image).softmax(1).amax(1), expected.softmax(1).amax(1))
 
