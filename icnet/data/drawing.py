@@ -155,18 +155,22 @@ def comparison(image: np.ndarray, target: np.ndarray, preds: np.ndarray, classes
 
 
 def save(path: Path, picture: np.ndarray) -> None:
-    """Write a picture in the format that the file's name says.
+    """Write a picture in the format that the file's name says, whole or not at all.
 
     Args:
-        path: The file.
+        path: The file; its folder is made if missing.
         picture: (H, W, 3) uint8 RGB or (H, W) uint8.
 
     Raises:
         OSError: If it cannot be written.
     """
     try:
-        written = cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture))
+        encoded, content = cv2.imencode(
+            path.suffix, np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture)
+        )
     except cv2.error:  # no format of this name
-        written = False
-    if not written:
+        encoded = False
+    if not encoded:
         raise OSError(f"{path} could not be written")
+    with files.atomic_file(path, sync=False, tidy=False) as file:
+        file.write(content.data)

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -52,6 +53,19 @@ def test_side_by_side_matches_heights_and_titles():
 
 
 def test_picture_that_cannot_be_written_is_an_error_of_the_file_system(tmp_path):
-    for path in (tmp_path / "x.strange", tmp_path / "absent" / "x.png"):
-        with pytest.raises(OSError, match="could not be written"):
-            save(path, np.zeros((4, 4, 3), np.uint8))
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(OSError, match="could not be written"):
+        save(tmp_path / "x.strange", picture)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        save(tmp_path / "file" / "x.png", picture)
+
+
+def test_picture_before_stays_where_a_disk_is_full(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    save(path, np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        save(path, np.full((4, 4, 3), 255, np.uint8))
+    assert not cv2.imread(str(path)).any()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
