@@ -102,9 +102,11 @@ class Cascade(SegmentationNetwork, ABC):
 
     @override
     def prepare_export(self, *, dynamic_size: bool) -> None:
-        for module in self.modules():
+        for module in list(self.modules()):
             if isinstance(module, (PyramidPooling, SamePadding)):
                 module.symbolic_size = dynamic_size
+            elif isinstance(module, CascadeFeatureFusion):
+                module.prepare_export()
 
     @override
     def batchnorm_pairs(self) -> Iterator[tuple[str, str]]:

