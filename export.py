@@ -20,9 +20,10 @@ def main(config: ExportConfig) -> float:
 
     start = time.perf_counter()
     options = dict(vars(config.export))
-    target, images, head = (options.pop(key) for key in ("target", "images", "head"))
+    target, images, head, profile = (options.pop(key) for key in ("target", "images", "head", "profile"))
     batch = None if options.pop("batch") == "dynamic" else config.export.batch
-    spec = GraphSpec(**options, batch=batch, head=head or TARGETS[target].head)
+    kind = TARGETS[target]
+    spec = GraphSpec(**options, batch=batch, head=head or kind.head, profile=profile or kind.profiles[0])
     checkpoint = find_checkpoint(config.ckpt)
     network = read_network(checkpoint)
     path = default_file(network, target) if config.output is None else Path(config.output).expanduser()
@@ -38,7 +39,7 @@ def main(config: ExportConfig) -> float:
     table.add_row("label agreement", f"{100 * agreement.label_agreement:.4f} %")
     table.add_row("seconds", f"{time.perf_counter() - start:.1f}")
     Console().print(table)
-    script = TARGETS[target].script
+    script = kind.script
     if script and not path.exists():
         print(f"{path.name} is made elsewhere: run 'sh {script(path).name}' in {path.parent.resolve()}, where CANN is")
     else:

@@ -520,6 +520,12 @@ class ExportOptions(Keys, above="export."):
         "and .bin for OpenVINO; om: for Ascend, compiled where atc is",
         choices=("onnx", "pt2", "openvino", "om"),
     )
+    profile: str | None = key(
+        None,
+        "whose documents the ONNX graph is held to: its operators, opset, types and sizes",
+        unit="null = generic; ascend with export.target=om",
+        choices=("generic", "ascend", "tensorrt", "browser"),
+    )
     soc: str = key("Ascend310P3", "chip that atc compiles for, as its --soc_version takes it (export.target=om)")
     height: int = key(1024, "rows of the input", unit="pixels, from the network's smallest side")
     width: int = key(2048, "columns of the input", unit="pixels, from the network's smallest side")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from icnet.deploy.export.onnx_graph import newest_opset
+from icnet.deploy.export.profiles import PROFILES
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.errors import UserError
 from icnet.models.folding import fold_batchnorm
@@ -32,6 +33,7 @@ class GraphSpec:
         opset: Of ONNX, 11 to ``newest_opset()``.
         head: A key of ``HEADS``.
         normalize: Put the normalisation into the graph.
+        profile: A key of ``PROFILES``, whose target the ONNX graph is for.
         soc: The chip that Ascend's atc compiles for, as ``--soc_version`` takes it; only for ``.om``.
 
     Raises:
@@ -45,6 +47,7 @@ class GraphSpec:
     opset: int = 17
     head: str = "logits"
     normalize: bool = False
+    profile: str = "generic"
     soc: str = "Ascend310P3"
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class GraphSpec:
             )
         if self.head not in HEADS:
             raise UserError(f"export.head={self.head} is unknown; choose one of {', '.join(HEADS)}")
+        if self.profile not in PROFILES:
+            raise UserError(f"export.profile={self.profile} is unknown; choose one of {', '.join(PROFILES)}")
 
     def check_network(self, net: SegmentationNetwork) -> None:
         """Refuse what does not suit the network.

@@ -18,6 +18,7 @@ import torch
 
 from icnet.deploy.export.graph_spec import Exportable, GraphSpec
 from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, import_onnx
+from icnet.deploy.export.profiles import check_graph
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED, seal
 from icnet.models.modules import ImageNormalizer
@@ -42,7 +43,7 @@ def export_onnx(
         metadata: Further entries for the file's metadata.
 
     Raises:
-        UserError: If onnx is missing, or the network does not take the size.
+        UserError: If onnx is missing, the network does not take the size, or the profile does not allow the graph.
         OSError: If the file can't be written.
     """
     spec.check_network(net)
@@ -59,7 +60,9 @@ def export_onnx(
     model.producer_version = __version__
     own = {CONTENT_SHA256: UNSEALED} | spec.metadata()
     onnx.helper.set_model_props(model, own | dict(metadata or {}))
-    files.write_bytes(path, seal(complete(model).SerializeToString()))
+    model = complete(model)
+    check_graph(model, spec.profile)
+    files.write_bytes(path, seal(model.SerializeToString()))
 
 
 def _trace(net: SegmentationNetwork, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:

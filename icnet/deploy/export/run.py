@@ -17,6 +17,7 @@ from icnet.deploy.export.graph_spec import GraphSpec
 from icnet.deploy.export.om_export import export_om, graph_file, script_file
 from icnet.deploy.export.onnx_export import export_onnx
 from icnet.deploy.export.openvino_export import export_openvino
+from icnet.deploy.export.profiles import PROFILES
 from icnet.deploy.export.pt2_export import export_pt2
 from icnet.deploy.export.verify import Agreement, sample_images, verify
 from icnet.deploy.runtimes import open_segmenter
@@ -45,6 +46,7 @@ class Target:
         write: Writes a network's evaluation mode into a file, perhaps with others of its name beside it, and says what
             it is in its metadata. May raise ``UserError`` and ``OSError``.
         head: The head where none is chosen.
+        profiles: The profiles that it may have, first that where none is chosen.
         checked: The file that is compared with the network, where it is not the one that is written.
         script: What makes the file of those beside it, where it could not be made here.
     """
@@ -52,15 +54,16 @@ class Target:
     suffix: str
     write: Callable[[SegmentationNetwork, ImageNormalizer, Path, GraphSpec, Mapping[str, str]], None]
     head: str = "logits"
+    profiles: tuple[str, ...] = ("generic",)
     checked: Callable[[Path], Path] = lambda path: path
     script: Callable[[Path], Path] | None = None
 
 
 TARGETS = {
-    "onnx": Target(ONNX_SUFFIX, export_onnx),
+    "onnx": Target(ONNX_SUFFIX, export_onnx, profiles=tuple(PROFILES)),
     "pt2": Target(PT2_SUFFIX, export_pt2),
     "openvino": Target(OPENVINO_SUFFIX, export_openvino),
-    "om": Target(OM_SUFFIX, export_om, "argmax_u8", graph_file, script_file),
+    "om": Target(OM_SUFFIX, export_om, "argmax_u8", ("ascend", "generic"), graph_file, script_file),
 }
 """The forms by the name of ``export.target``."""
 
@@ -94,6 +97,10 @@ def export_verified(
     kind = TARGETS[target]
     if path.suffix != kind.suffix or path.is_dir():
         raise UserError(f"output={path} is no name for export.target={target}; give one that ends in {kind.suffix}")
+    if spec.profile not in kind.profiles:
+        raise UserError(
+            f"export.profile={spec.profile} is not for export.target={target}; give {' or '.join(kind.profiles)}"
+        )
     spec.check_network(model.net)
     pictures = sample_images(images, (model.checkpoint.meta.get("data") or {}).get("root"))
     sizes = [(spec.height, spec.width)]
