@@ -103,12 +103,18 @@ def described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
-    """Write the network's tensors under our names, with its description and their SHA-256 in the metadata."""
-    tensors = _tensors(checkpoint)
-    metadata = {"format": "pt", META_KEY: json.dumps(described(checkpoint))}
-    content = memoryview(save(tensors, metadata))
-    digest = hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
-    file.write(save(tensors, {**metadata, HASH_KEY: f"0x{digest}"}))
+    """Write the network's tensors under our names, with its description and their SHA-256 in the metadata.
+
+    The same network gives the same bytes: the library's own metadata come in any order.
+    """
+    content = memoryview(save(_tensors(checkpoint)))
+    start = 8 + int.from_bytes(content[:8], "little")
+    digest = hashlib.sha256(content[start:]).hexdigest()
+    metadata = {"format": "pt", META_KEY: json.dumps(described(checkpoint)), HASH_KEY: f"0x{digest}"}
+    header = json.dumps({"__metadata__": metadata, **json.loads(bytes(content[8:start]))}).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    for part in (len(header).to_bytes(8, "little"), header, content[start:]):
+        file.write(part)
 
 
 def _write_checkpoint(checkpoint: Checkpoint, file: BinaryIO) -> None:

@@ -13,7 +13,7 @@ from icnet.models.checkpoints import Checkpoint, UnknownLayout, load_weights, mi
 from icnet.models.modules import ImageNormalizer
 from icnet.models.nearest import OURS, Match, backbone_matches, nearest_layouts, outline
 from icnet.models.network import describe_sides
-from icnet.models.published import LAYOUTS
+from icnet.models.published import LAYOUTS, without_wrapper
 
 SHOWN = 3  # keys of many
 
@@ -86,7 +86,7 @@ def _of_network(checkpoint: Checkpoint) -> Identity:
 
 def _of_backbone(path: Path, matches: list[Match], tensors: Mapping[str, Tensor]) -> Identity:
     unused = matches[0].unused
-    loads = [value for key, value in tensors.items() if key.removeprefix("module.") not in unused]
+    loads = [value for key, value in tensors.items() if without_wrapper(key) not in unused]
     return Identity(
         [
             str(path),

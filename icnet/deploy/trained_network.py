@@ -10,8 +10,9 @@ from icnet.data import DATASETS
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
 from icnet.errors import UserError
 from icnet.models import NETWORKS, build_network
-from icnet.models.checkpoints import Checkpoint, load_weights, read_checkpoint
+from icnet.models.checkpoints import Checkpoint, check_weights, load_weights, read_checkpoint
 from icnet.models.modules import ImageNormalizer
+from icnet.models.nearest import outline
 from icnet.models.network import SegmentationNetwork
 
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors", ".caffemodel")
@@ -46,6 +47,7 @@ def read_network(path: Path) -> Network:
     check_suffix(path)
     checkpoint = read_checkpoint(path)
     described = checkpoint.network
+    check_weights(outline(described).state_dict(), checkpoint.state_dict, path)  # before there is memory for them
     net = build_network(described.name, described.num_classes, **described.options)
     load_weights(net, checkpoint.state_dict, path)
     return Network(net.eval().requires_grad_(False), net.normalizer(), _classes_of(checkpoint), checkpoint)

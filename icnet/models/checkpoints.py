@@ -15,12 +15,13 @@ from icnet.errors import UserError
 from icnet.models import NETWORKS, network_options
 from icnet.models.integrity import sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
-from icnet.models.published import LAYOUTS
+from icnet.models.published import LAYOUTS, without_wrapper
 from icnet.models.weight_files import META_KEY, NET_PREFIX, load_file, named_tensors, short
 
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
 Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Gives tensors our names, each whatever the others are."""
+MOST_CLASSES = 255  # label maps have a byte for each pixel, and 255 is what has no label
 OPTIONAL = ".num_batches_tracked"  # counts that nothing reads; files written before torch 0.4.1 lack them
 
 
@@ -65,10 +66,11 @@ class Checkpoint:
         """The network that the tensors belong to: as our checkpoints describe it, or told by the tensors.
 
         Raises:
-            UserError: If it is none that is known here.
+            UserError: If it is none that is known here, or has more classes than labels can tell.
         """
         if self.kind in LAYOUTS:
             told = LAYOUTS[self.kind].describe(self.state_dict, self.path)
+            _check_class_count(told.num_classes, self.path)
             return replace(told, options=network_options(told.name, told.options))
         return _described(self.meta.get("model"), self.path)
 
@@ -91,11 +93,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         resumable = all(key in content for key in RUN_STATE)
         unused = tuple(key for key in tensors if not key.startswith(NET_PREFIX))
         return Checkpoint(path, "icnet", own, _checked_meta(content[META_KEY], path), resumable, digest, unused)
-    keys = [key.removeprefix("module.") for key in tensors]
+    keys = [without_wrapper(key) for key in tensors]
     for kind, layout in LAYOUTS.items():
         if any(key.startswith(layout.beginnings) for key in keys):
-            unused = left_out(tensors, layout.translate)
-            return Checkpoint(path, kind, layout.translate(tensors), sha256=digest, unused=unused)
+            translated, unused = layout.translate(tensors), left_out(tensors, layout.translate)
+            if len(translated) + len(unused) < len(tensors):
+                raise UserError(
+                    f"{path} holds several tensors for one place of the network, such as with and without module.; "
+                    "give the file of one network"
+                )
+            return Checkpoint(path, kind, translated, sha256=digest, unused=unused)
     raise UnknownLayout(
         f"{path} is no checkpoint of a network (its first keys: {', '.join(keys[:3]) or 'none'}); give a .ckpt "
         f"written by train.py or a .pth with the keys {' or '.join(layout.keys for layout in LAYOUTS.values())}",
@@ -128,12 +135,21 @@ def _described(model: Any, path: Path) -> NetworkDescription:
         )
     name, num_classes = str(model["name"]), model.get("num_classes")
     options = model.get("options", {"backbone": model.get("backbone")})
-    if not isinstance(num_classes, int) or not isinstance(options, Mapping):
+    if type(num_classes) is not int or not isinstance(options, Mapping):
         raise UserError(f"{path} does not tell its network's options and class count; give a file as train.py wrote it")
+    _check_class_count(num_classes, path)
     try:
         return NetworkDescription(name, network_options(name, options), num_classes)
     except UserError as error:
         raise UserError(f"{path} holds a network that is unknown here: {error}") from error
+
+
+def _check_class_count(count: int, path: object) -> None:
+    if not 1 <= count <= MOST_CLASSES:
+        raise UserError(
+            f"{path} is of a network with {count} classes, and labels here are one of 1 to {MOST_CLASSES}; give a file "
+            "of such a network"
+        )
 
 
 def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: object) -> None:
@@ -148,8 +164,23 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
         UserError: Listing missing, unexpected and mis-shaped keys in short; the module is left as it was.
     """
     own = module.state_dict()
+    check_weights(own, state_dict, source)
+    module.load_state_dict(own | dict(state_dict))
+
+
+def check_weights(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], source: object) -> None:
+    """Refuse a state dict that a module cannot load strictly.
+
+    Args:
+        own: The module's; it may be on the ``meta`` device.
+        state_dict: See ``load_weights``.
+        source: The file, for the error.
+
+    Raises:
+        UserError: See ``load_weights``.
+    """
     missing, unexpected, misshaped = misfits(own, state_dict)
-    shapes = [f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}" for key in misshaped]
+    shapes = [f"{key} {_form(state_dict[key])} instead of {_form(own[key])}" for key in misshaped]
     problems = [
         f"{len(keys)} {kind} ({short(keys)})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
@@ -160,7 +191,11 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: ob
             f"{source} does not fit this network: {'; '.join(problems)}; "
             "choose the model and class count it was made with"
         )
-    module.load_state_dict(own | dict(state_dict))
+
+
+def _form(value: Tensor) -> str:
+    kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
+    return f"{tuple(value.shape)}{kind}"
 
 
 def misfits(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
@@ -171,11 +206,18 @@ def misfits(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> tupl
         state_dict: What is to be loaded.
 
     Returns:
-        The names that are missing, those that are too many, and those of another shape.
+        The names that are missing, those that are too many, and those of another shape or of integers instead of
+        floating point.
     """
     missing = [key for key in own if key not in state_dict and not key.endswith(OPTIONAL)]
     unexpected = [key for key in state_dict if key not in own]
-    misshaped = [key for key in own if key in state_dict and state_dict[key].shape != own[key].shape]
+    misshaped = [
+        key for key, value in own.items()
+        if key in state_dict and (
+            state_dict[key].shape != value.shape
+            or (value.is_floating_point() and not state_dict[key].is_floating_point())
+        )
+    ]  # fmt: skip
     return missing, unexpected, misshaped
 
 

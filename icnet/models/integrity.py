@@ -82,7 +82,11 @@ def refuse_rest(path: Path, position: int) -> None:
 
 
 def _wrong_record(path: Path) -> str:
-    """Say which record of an archive is not what was written; empty if all are."""
+    """Say which record of an archive is not what was written; empty if all are.
+
+    Raises:
+        UserError: If it is no archive, or its records are packed.
+    """
     try:
         archive = zipfile.ZipFile(path)
     except PermissionError:
@@ -90,7 +94,10 @@ def _wrong_record(path: Path) -> str:
     except Exception as error:  # BadZipFile, and what damaged names and numbers make of its directory
         raise no_checkpoint(path) from error
     with archive:
-        records = archive.infolist()
+        records, size = archive.infolist(), path.stat().st_size
+        unpacked = sum(record.file_size for record in records)
+        if unpacked > size:  # which torch writes never: a few bytes could fill the memory
+            raise UserError(f"{path} ({size} bytes) unpacks to {unpacked} bytes; give it as torch.save wrote it")
         if not any(record.CRC for record in records):
             warn_unchecked(path, "was saved without the CRC-32 of its records (torch.serialization.set_crc32_options)")
             return ""

@@ -11,7 +11,7 @@ from icnet.errors import UserError
 from icnet.models import NETWORKS, build_network, network_options
 from icnet.models.checkpoints import Translate, misfits
 from icnet.models.network import NetworkDescription, SegmentationNetwork
-from icnet.models.published import LAYOUTS, Layout
+from icnet.models.published import LAYOUTS, Layout, without_wrapper
 
 OURS = "icnet"
 """What is called the layout of our own checkpoints, beside those in ``LAYOUTS``."""
@@ -69,7 +69,7 @@ def nearest_layouts(tensors: Mapping[str, Tensor]) -> list[Match]:
 
 def _matches(tensors: Mapping[str, Tensor]) -> Iterator[Match]:
     """Compare tensors with every layout of every network that is known."""
-    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    tensors = {without_wrapper(key): value for key, value in tensors.items()}
     read = {OURS: _Reading(tensors, lambda given: given)}
     for described, net in _networks():
         model, own = net.title(described.name, described.options), net.state_dict()

@@ -165,6 +165,9 @@ _CAFFE_UNITS = (
 )
 
 
+_IMAGE_CONVOLUTION = (32, 3, 3, 3)  # those of the author's network that see the image
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way of naming a network's tensors.
@@ -182,6 +185,11 @@ class Layout:
     describe: Callable[[Mapping[str, Tensor], object], NetworkDescription]
 
 
+def without_wrapper(key: str) -> str:
+    """Drop the ``module.`` that DataParallel puts in front of a tensor's name, as often as it is there."""
+    return re.sub(r"^(module\.)+", "", key)
+
+
 def _renamed(
     state_dict: Mapping[str, Tensor], rules: Sequence[tuple[str, str]], unused: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
@@ -194,7 +202,7 @@ def _renamed(
     """
     renamed = {}
     for key, value in state_dict.items():
-        name = key.removeprefix("module.")
+        name = without_wrapper(key)
         if name.startswith(unused):
             continue
         for pattern, replacement in rules:
@@ -286,7 +294,7 @@ def from_caffe(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _of_bgr(named: dict[str, Tensor]) -> dict[str, Tensor]:
     """Turn around the convolutions that see the image, so that they take RGB."""
     for key in ("backbone.stem.0.conv.weight", "sub1.0.conv.weight"):
-        if key in named and named[key].dim() == 4:
+        if key in named and named[key].shape == _IMAGE_CONVOLUTION:  # others are refused as they are
             named[key] = named[key].flip(1)
     return named
 

@@ -144,4 +144,15 @@ def named_tensors(content: Any, path: object, wanted: str) -> Mapping[str, Tenso
             raise UserError(
                 f"{path} holds a {type(value).__name__} under the key {key!r}, not only named tensors; give {wanted}"
             )
+        if not _is_dense(value):
+            raise UserError(
+                f"{path} holds {key} as a tensor that is complex, sparse, quantised or without numbers; give {wanted} "
+                "in floating point"
+            )
     return tensors
+
+
+def _is_dense(value: Tensor) -> bool:
+    """Tell whether a tensor has a real number in each of its places; ``torch.load`` makes others too."""
+    is_usual = value.layout == torch.strided and value.device.type == "cpu"
+    return is_usual and not value.is_quantized and not value.is_complex()

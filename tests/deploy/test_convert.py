@@ -1,6 +1,7 @@
 """``python -m icnet.models FILE --to FORM OUT``: a checkpoint's network in another form."""
 
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -194,6 +195,17 @@ def test_safetensors_file_has_our_names_and_is_readable_by_anyone(pets, tmp_path
         assert file.get_tensor("classifier.weight").shape == (3, 128, 1, 1)
     assert metadata["format"] == "pt"
     assert json.loads(metadata["icnet"])["classes"]["names"] == ["dog", "cat", "fish"]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "icnet"])
+def test_same_network_gives_the_same_bytes(pets, tmp_path, form):
+    suffix, written = FORMS[form][0], []
+    for number in range(6):
+        folder = tmp_path / str(number)
+        convert(pets, "safetensors", folder / "a.safetensors")
+        convert(folder / "a.safetensors", form, folder / f"b{suffix}")  # there and back
+        written.append(hashlib.sha256((folder / f"b{suffix}").read_bytes()).hexdigest())
+    assert len(set(written)) == 1
 
 
 def test_changed_byte_in_a_safetensors_file_is_noticed(pets, tmp_path, caplog):

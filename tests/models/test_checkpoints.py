@@ -72,7 +72,7 @@ def net_and_wanted(reference_tensors):
 # ---------------------------------------------------------------- files of the reference
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
 @pytest.mark.parametrize("with_fc", [True, False])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_reference_files_load_with_and_without_module_prefix_and_fc(
@@ -136,6 +136,27 @@ def test_an_unknown_backbone_is_refused(reference_tensors):
 
 def test_a_checkpoint_without_classifier_has_no_class_count():
     assert "no classifier" in refusal(lambda: Checkpoint(Path("x.pth"), "reference", {}).num_classes)
+
+
+@pytest.mark.parametrize("more", ["module.pretrained.conv1.0.weight", "backbone.stem.0.conv.weight"])
+def test_two_tensors_for_one_place_are_refused(reference_tensors, tmp_path, more):
+    twice = reference_tensors | {more: torch.zeros(64, 3, 3, 3)}
+    message = refusal(read_checkpoint, saved(twice, tmp_path / "x.pth"))
+    assert "x.pth holds several tensors for one place of the network" in message
+
+
+def test_two_backbone_tensors_of_one_name_are_refused(tmp_path):
+    path = saved({"conv1.weight": torch.ones(1), "module.conv1.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    assert "several tensors of one name" in refusal(read_backbone, str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("count", [0, 256, 300])
+def test_published_file_of_more_classes_than_labels_tell_is_refused(make_reference, tmp_path, count):
+    with torch.device("meta"):
+        tensors = from_reference(make_reference("resnet18", classes=count).state_dict())
+    message = refusal(lambda: Checkpoint(Path("x.pth"), "reference", tensors).network)
+    assert f"x.pth is of a network with {count} classes, and labels here are one of 1 to 255" in message
 
 
 # ---------------------------------------------------------------- our own files
@@ -292,6 +313,14 @@ def test_strict_loading_lists_missing_unexpected_and_misshaped_keys_in_short():
     assert "1 unexpected (stranger.weight)" in message
     assert "1 mis-shaped (classifier.weight (7, 128, 1, 1) instead of (19, 128, 1, 1))" in message
     assert_same(net.state_dict(), before)
+
+
+def test_integers_are_no_weights(net_and_wanted):
+    net, wanted = net_and_wanted
+    counts = {name: value.half() for name, value in wanted.items() if name.endswith("num_batches_tracked")}
+    load_weights(net, wanted | counts, "some.pth")  # as where everything was cast
+    message = refusal(load_weights, net, wanted | {"sub1.0.bn.weight": torch.ones(32, dtype=torch.int8)}, "some.pth")
+    assert "1 mis-shaped (sub1.0.bn.weight (32,) of int8 instead of (32,))" in message
 
 
 def test_weights_of_another_architecture_are_refused(reference_tensors, tmp_path):
@@ -580,6 +609,9 @@ def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path)
         (described({"name": "unet"}), "holds the network unet, and known here are icnet"),
         (described({"name": "icnet", "backbone": "resnet18"}), "does not tell its network's options and class count"),
         (described({"name": "icnet", "options": 3, "num_classes": 2}), "does not tell its network's options"),
+        (described({"name": "icnet", "options": {}, "num_classes": True}), "does not tell its network's options"),
+        (described({"name": "icnet", "options": {}, "num_classes": -1}), "-1 classes, and labels here are one of 1 to"),
+        (described({"name": "icnet", "options": {}, "num_classes": 10**30}), "classes, and labels here are one of 1"),
         (described({"name": "icnet", "backbone": "vgg16", "num_classes": 2}), "resnet18, resnet34"),
         (described({"name": "icnet", "options": {"backbone": "vgg16"}, "num_classes": 2}), "resnet18, resnet34"),
         (described({"name": "icnet", "options": {"width": 8}, "num_classes": 2}), "model.options.width=8 is no option"),
@@ -591,6 +623,48 @@ def test_files_that_are_no_icnet_are_refused(tmp_path, content, words):
     assert str(path) in message
     assert words in message
     assert "ICNet" not in message  # it may have been any network's
+
+
+SIDES = (4, 4, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch: some of these kinds go out of use
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.empty(SIDES, device="meta"),
+        lambda: torch.ones(SIDES).to_sparse(),
+        lambda: torch.ones(SIDES, dtype=torch.complex64),
+        lambda: torch.quantize_per_tensor(torch.ones(SIDES), 0.1, 0, torch.qint8),
+    ],
+    ids=["meta", "sparse", "complex", "quantised"],
+)
+def test_tensors_that_are_not_dense_are_refused(tmp_path, make, wrapped):
+    tensors = {"head.conv_cls.weight": make()}
+    path = saved({"state_dict": tensors} if wrapped else tensors, tmp_path / "x.pth")
+    for reader in (read_checkpoint, lambda given: read_backbone(str(given))):
+        message = refusal(reader, path)
+        assert "x.pth holds head.conv_cls.weight as a tensor that is complex, sparse, quantised or without" in message
+
+
+@pytest.mark.parametrize("key", ["convbnrelu1_1.cbr_unit.0.weight", "pretrained.conv1.0.weight"])
+def test_few_numbers_that_say_they_are_many_take_no_memory(tmp_path, key):
+    tensors = {key: torch.ones(1, 3, 3, 3).expand(10**15, -1, -1, -1)}  # a hundred petabytes
+    assert len(next(iter(read_checkpoint(saved(tensors, tmp_path / "x.pth")).state_dict.values()))) == 10**15
+
+
+def test_slices_and_shared_tensors_are_read(tmp_path):
+    whole = torch.arange(24.0)
+    tensors = {
+        "pretrained.a": whole[4:8],
+        "pretrained.b": whole,
+        "pretrained.c": whole.view(4, 6).t(),
+        "head.cff_": whole,
+    }
+    read = read_checkpoint(saved(tensors, tmp_path / "x.pth")).state_dict
+    assert torch.equal(read["backbone.a"], whole[4:8])
+    assert torch.equal(read["backbone.c"], whole.view(4, 6).t())
 
 
 @pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"state_dict": 3}, {"model": {}}])

@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -231,3 +232,15 @@ def test_download_whose_cache_calls_it_by_another_hash_is_refused(tmp_path, monk
             read_backbone("timm/some.net")
     else:
         assert read_backbone("timm/some.net")["a"].tolist() == [1, 1, 1]
+
+
+def test_packed_archive_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    torch.save({"x": torch.zeros(1 << 20)}, tmp_path / "whole.pth")
+    path = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for record in whole.infolist():
+            packed.writestr(record.filename, whole.read(record))
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("a record was unpacked"))
+    with pytest.raises(UserError, match=r"packed\.pth \(\d+ bytes\) unpacks to 419\d{4} bytes; give it as torch\.save"):
+        load_file(path)
