@@ -126,14 +126,21 @@ def _described(model: Any, path: Path) -> NetworkDescription:
             f"{path} holds the network {model['name']}, and known here are {', '.join(NETWORKS)}; "
             "use it with the code that has this network"
         )
-    name, num_classes = str(model["name"]), model.get("num_classes")
+    name, num_classes, widths = str(model["name"]), model.get("num_classes"), model.get("widths", {})
     options = model.get("options", {"backbone": model.get("backbone")})
     if not isinstance(num_classes, int) or not isinstance(options, Mapping):
         raise UserError(f"{path} does not tell its network's options and class count; give a file as train.py wrote it")
+    if not _are_widths(widths):
+        raise UserError(f"{path} does not tell its network's widths; give a file as train.py wrote it")
     try:
-        return NetworkDescription(name, network_options(name, options), num_classes)
+        return NetworkDescription(name, network_options(name, options), num_classes, widths)
     except UserError as error:
         raise UserError(f"{path} holds a network that is unknown here: {error}") from error
+
+
+def _are_widths(given: Any) -> bool:
+    pairs = given.values() if isinstance(given, Mapping) else [()]
+    return all(isinstance(pair, (list, tuple)) and [type(side) for side in pair] == [int, int] for pair in pairs)
 
 
 def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: object) -> None:
