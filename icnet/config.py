@@ -182,12 +182,21 @@ class ModelConfig(Keys, above="model."):
         None, "file, hub id or package of ImageNet weights", unit="null = random weights", path=True
     )
     weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none", path=True)
+    keep: float = key(
+        1.0,
+        "share of the filters of model.weights that is kept, those with the largest norms; the rest is pruned",
+        unit="1 = all; of those that are left in a pruned file",
+        above=0,
+        high=1,
+    )
 
     def __post_init__(self) -> None:
         """Check that an option is given in one place; names and values are the network's to check."""
         super().__post_init__()
         if "backbone" in self.options:
             raise UserError("model.options.backbone is given in another place; use model.backbone")
+        if self.keep < 1 and not self.weights:
+            raise UserError(f"model.keep={self.keep} prunes trained weights; give model.weights=FILE too")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -99,7 +99,7 @@ def described(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Classes that a published file does not name stay without names.
     """
-    return checkpoint.meta or {"version": __version__, "model": asdict(checkpoint.network)}
+    return checkpoint.meta or {"version": __version__, "model": checkpoint.network.plain()}
 
 
 def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
@@ -127,12 +127,12 @@ def _write_reference(checkpoint: Checkpoint, file: BinaryIO) -> None:
     wanted = network.name, network_options(network.name, network.options)
     try:
         fits = LAYOUTS["reference"].describe(checkpoint.state_dict, checkpoint.path)
-        has_form = (fits.name, network_options(fits.name, fits.options)) == wanted
+        has_form = not network.widths and (fits.name, network_options(fits.name, fits.options)) == wanted
     except UserError:  # its tensors are those of another network
         has_form = False
     if not has_form:
         raise UserError(
-            f"{checkpoint.path} holds {model_title({'model': asdict(network)})}, which is no network of "
+            f"{checkpoint.path} holds {model_title({'model': network.plain()})}, which is no network of "
             "liminn/ICNet-pytorch; choose --to safetensors or --to icnet"
         )
     torch.save(to_reference(_tensors(checkpoint)), file)

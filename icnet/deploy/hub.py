@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +284,7 @@ def _card(checkpoint: Checkpoint, data_license: str, results: str | os.PathLike[
 
 
 def _title(checkpoint: Checkpoint) -> str:
-    return model_title({"model": asdict(checkpoint.network)})
+    return model_title({"model": checkpoint.network.plain()})
 
 
 def _head(

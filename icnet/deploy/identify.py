@@ -1,7 +1,7 @@
 """What a file of weights is, in lines to read: ``python -m icnet.models FILE``."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from icnet.deploy.trained_network import check_suffix, told_classes, trained_on
 from icnet.errors import UserError
+from icnet.models import network_title
 from icnet.models.checkpoints import Checkpoint, UnknownLayout, load_weights, misfits, read_checkpoint
 from icnet.models.modules import ImageNormalizer
 from icnet.models.nearest import OURS, Match, backbone_matches, nearest_layouts, outline
 from icnet.models.network import describe_sides
+from icnet.models.pruning import describe_cost
 from icnet.models.published import LAYOUTS, without_wrapper
 
 SHOWN = 3  # keys of many
@@ -67,7 +69,7 @@ def _of_network(checkpoint: Checkpoint) -> Identity:
     lines = [
         str(path),
         _line("layout", layout),
-        _line("network", f"{net.title(described.name, described.options)} ({', '.join(words)})"),
+        _line("network", f"{network_title(described)} ({', '.join(words)})"),
         _line("classes", _classes(checkpoint)),
         _line("trained on", trained_on(checkpoint.meta)),
         _line("input", f"{describe_input(net.normalizer())}; sides of {describe_sides(net.min_side, net.divisor)}"),
@@ -75,6 +77,9 @@ def _of_network(checkpoint: Checkpoint) -> Identity:
         _line("missing", _short(missing)),
         _line("left over", _short([*unexpected, *checkpoint.unused])),
     ]
+    if described.widths:
+        full = outline(replace(described, widths={}))
+        lines.insert(-2, _line("pruned", f"{len(described.widths)} modules; {describe_cost(net, full)}"))
     if missing or unexpected or misshaped:
         try:
             load_weights(net, checkpoint.state_dict, path)

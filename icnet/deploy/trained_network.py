@@ -9,11 +9,11 @@ from typing import Any
 from icnet.data import DATASETS
 from icnet.data.labels import CITYSCAPES_CLASSES, ClassTable
 from icnet.errors import UserError
-from icnet.models import NETWORKS, build_network
+from icnet.models import NETWORKS, network_title, rebuild_network
 from icnet.models.checkpoints import Checkpoint, check_weights, load_weights, read_checkpoint
 from icnet.models.modules import ImageNormalizer
 from icnet.models.nearest import outline
-from icnet.models.network import SegmentationNetwork
+from icnet.models.network import NetworkDescription, SegmentationNetwork
 
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors", ".caffemodel")
 
@@ -48,7 +48,7 @@ def read_network(path: Path) -> Network:
     checkpoint = read_checkpoint(path)
     described = checkpoint.network
     check_weights(outline(described).state_dict(), checkpoint.state_dict, path)  # before there is memory for them
-    net = build_network(described.name, described.num_classes, **described.options)
+    net = rebuild_network(described)
     load_weights(net, checkpoint.state_dict, path)
     return Network(net.eval().requires_grad_(False), net.normalizer(), _classes_of(checkpoint), checkpoint)
 
@@ -89,7 +89,8 @@ def model_title(meta: Mapping[str, Any]) -> str:
     if kind is None:
         return str(model["name"])
     defaults = {key: option.default for key, option in kind.options.items()}
-    return kind.title(model["name"], defaults | dict(model["options"]))
+    options = defaults | dict(model["options"])
+    return network_title(NetworkDescription(model["name"], options, 0, model.get("widths", {})))
 
 
 def class_table(names: Iterable[str], palette: Iterable[Iterable[int]], categories: Iterable[str] = ()) -> ClassTable:

@@ -60,7 +60,7 @@ def callbacks(
     about = TrainingRecord(
         data=data_title(config.data),
         synthetic=data_set(config.data).synthetic,
-        model=model_title(config.model),
+        model=model_title(config.model, config.resume),
         seed=config.seed,
         palette=[list(color) for color in classes.palette],
         data_warnings=warnings_of_data,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,10 +10,11 @@ import torch
 from icnet.config import ModelConfig
 from icnet.deploy.trained_network import told_classes
 from icnet.errors import UserError
-from icnet.models import build_network, network_class, network_options
+from icnet.models import build_network, network_options, network_title, rebuild_network
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_checkpoint
 from icnet.models.imagenet_weights import read_backbone
 from icnet.models.network import NetworkDescription, SegmentationNetwork
+from icnet.models.pruning import describe_cost, narrow, prune
 from icnet.run import differences
 
 log = logging.getLogger(__name__)
@@ -30,26 +32,42 @@ def description(model: ModelConfig, num_classes: int) -> NetworkDescription:
     return NetworkDescription(model.name, network_options(model.name, given), num_classes)
 
 
-def model_title(model: ModelConfig) -> str:
-    """Return what reports call the network, such as ``icnet_resnet50``."""
-    return network_class(model.name).title(model.name, description(model, 1).options)
+def model_title(model: ModelConfig, resume: str | None = None) -> str:
+    """Return what reports call the network, such as ``icnet_resnet50``.
+
+    Args:
+        model: Which network.
+        resume: The checkpoint that a run goes on from.
+    """
+    title = network_title(description(model, 1))
+    return f"{title}_pruned" if is_pruned(model, resume) else title
 
 
-def network(model: ModelConfig, classes: Sequence[str], *, channels_last: bool = True) -> SegmentationNetwork:
+def is_pruned(model: ModelConfig, resume: str | None = None) -> bool:
+    """Tell whether a network is narrower than its class makes it; see ``model_title``."""
+    source = resume or model.weights
+    return (model.keep < 1 and not resume) or bool(source and read_checkpoint(Path(source)).network.widths)
+
+
+def network(
+    model: ModelConfig, classes: Sequence[str], *, channels_last: bool = True, resume: str | None = None
+) -> SegmentationNetwork:
     """Build the network with the weights that are asked for.
 
     Args:
         model: Which network.
         classes: The names of the data's classes.
         channels_last: Whether its weights lie in that order: faster on CPUs and GPUs, while NPUs have their own.
+        resume: The checkpoint that a run goes on from. If its network is pruned, so is this one, with fresh weights.
 
     Raises:
-        UserError: If weights are missing, broken or of another architecture.
+        UserError: If weights are missing, broken or of another architecture, or the network cannot be pruned.
     """
     described = description(model, len(classes))
+    widths = read_checkpoint(Path(resume)).network.widths if resume else {}
+    if widths:
+        return _ordered(rebuild_network(replace(described, widths=widths)), channels_last)
     net = build_network(described.name, len(classes), **described.options)
-    if channels_last:
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.backbone_weights:
         backbone = net.imagenet_backbone()
         if backbone is None:
@@ -63,8 +81,17 @@ def network(model: ModelConfig, classes: Sequence[str], *, channels_last: bool =
     if model.weights:
         checkpoint = read_checkpoint(Path(model.weights))
         check_network(checkpoint, described)
+        narrow(net, checkpoint.network.widths)
         _finetune(net, checkpoint, tuple(classes))
-    return net
+    if model.keep < 1:
+        full = build_network(described.name, len(classes), **described.options)
+        prune(net, model.keep)
+        log.info("model.keep=%s leaves %s", model.keep, describe_cost(net, full))
+    return _ordered(net, channels_last)
+
+
+def _ordered(net: SegmentationNetwork, channels_last: bool) -> SegmentationNetwork:
+    return net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
 
 
 def _finetune(net: SegmentationNetwork, checkpoint: Checkpoint, classes: tuple[str, ...]) -> None:
@@ -106,7 +133,7 @@ def check_network(checkpoint: Checkpoint, wanted: NetworkDescription) -> None:
     """Refuse a checkpoint of another network or other options; the class count may differ."""
     found = checkpoint.network
     if (found.name, found.options) != (wanted.name, wanted.options):
-        theirs, ours = (network_class(made.name).title(made.name, made.options) for made in (found, wanted))
+        theirs, ours = (network_title(replace(made, widths={})) for made in (found, wanted))
         if theirs == ours:
             theirs, ours = (differences.text({"name": made.name, **made.options}) for made in (found, wanted))
         raise UserError(

@@ -10,7 +10,7 @@ from icnet.config import OUTPUT_WEIGHTS, RENAMED, TrainConfig
 from icnet.errors import UserError
 from icnet.factory.data import data_fingerprint, data_set
 from icnet.factory.loss import output_weights
-from icnet.factory.network import check_network, description
+from icnet.factory.network import check_network, description, is_pruned
 from icnet.models import network_class
 from icnet.models.checkpoints import Checkpoint, read_checkpoint
 from icnet.run import differences, folder, resume
@@ -70,7 +70,10 @@ def _is_like(path: Path, config: TrainConfig, data: Callable[[], DataFingerprint
         made = checkpoint.network
     except UserError:
         return False  # somebody else's, or broken: not this run's, then
-    if made != description(config.model, made.num_classes) or changes(checkpoint.meta, config):
+    same = replace(made, widths={}) == description(config.model, made.num_classes)
+    if not same or checkpoint.meta.get("keep", 1.0) != config.model.keep or changes(checkpoint.meta, config):
+        return False
+    if bool(made.widths) != is_pruned(config.model):
         return False
     told = told_fingerprint(checkpoint.meta)
     if told is None:

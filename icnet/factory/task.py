@@ -166,10 +166,12 @@ def task(
         class_weights: Of the loss, as ``icnet.factory.class_weights`` returns them; None for those in ``config``.
         fingerprint: Of its data, for the checkpoints; None in a process that writes none.
     """
-    net = network(config.model, classes.names, channels_last=config.trainer.accelerator != "npu")
+    net = network(config.model, classes.names, channels_last=config.trainer.accelerator != "npu", resume=config.resume)
+    described = replace(description(config.model, len(classes)), widths=net.widths)
     meta = {
         "version": __version__,
-        "model": asdict(description(config.model, len(classes))),
+        "model": described.plain(),
+        **({"keep": config.model.keep} if config.model.keep < 1 else {}),
         "classes": {
             "names": list(classes.names),
             "palette": [list(color) for color in classes.palette],

@@ -9,7 +9,8 @@ from icnet.models.icnet_lite0 import ICNetLite0
 from icnet.models.icnet_mmseg import ICNetMMSeg
 from icnet.models.icnet_paper import ICNetPaper
 from icnet.models.icnet_zh320 import ICNetZH320
-from icnet.models.network import Option, SegmentationNetwork
+from icnet.models.network import NetworkDescription, Option, SegmentationNetwork
+from icnet.models.pruning import narrow
 
 __all__ = [
     "NETWORKS",
@@ -19,6 +20,8 @@ __all__ = [
     "name_in_files",
     "network_class",
     "network_options",
+    "network_title",
+    "rebuild_network",
 ]
 
 NETWORKS: dict[str, type[SegmentationNetwork]] = {
@@ -98,3 +101,24 @@ def build_network(name: str, num_classes: int, **options: Any) -> SegmentationNe
         UserError: See ``network_options``.
     """
     return network_class(name)(num_classes, **network_options(name, options))
+
+
+def rebuild_network(described: NetworkDescription) -> SegmentationNetwork:
+    """Build the network that a checkpoint describes, as narrow as it is, with fresh weights.
+
+    Raises:
+        UserError: See ``network_options``; or if the widths are none of the network's.
+    """
+    net = build_network(described.name, described.num_classes, **described.options)
+    narrow(net, described.widths)
+    return net
+
+
+def network_title(described: NetworkDescription) -> str:
+    """Return what reports call a network, such as ``icnet_resnet50``, or ``icnet_resnet50_pruned``.
+
+    Raises:
+        UserError: If there is none of its name.
+    """
+    title = network_class(described.name).title(described.name, described.options)
+    return f"{title}_pruned" if described.widths else title

@@ -133,13 +133,15 @@ def _described(model: Any, path: Path) -> NetworkDescription:
             f"{path} holds the network {model['name']}, and known here are {', '.join(NETWORKS)}; "
             "use it with the code that has this network"
         )
-    name, num_classes = str(model["name"]), model.get("num_classes")
+    name, num_classes, widths = str(model["name"]), model.get("num_classes"), model.get("widths", {})
     options = model.get("options", {"backbone": model.get("backbone")})
     if type(num_classes) is not int or not isinstance(options, Mapping):
         raise UserError(f"{path} does not tell its network's options and class count; give a file as train.py wrote it")
     _check_class_count(num_classes, path)
+    if not _are_widths(widths):
+        raise UserError(f"{path} does not tell its network's widths; give a file as train.py wrote it")
     try:
-        return NetworkDescription(name, network_options(name, options), num_classes)
+        return NetworkDescription(name, network_options(name, options), num_classes, widths)
     except UserError as error:
         raise UserError(f"{path} holds a network that is unknown here: {error}") from error
 
@@ -150,6 +152,11 @@ def _check_class_count(count: int, path: object) -> None:
             f"{path} is of a network with {count} classes, and labels here are one of 1 to {MOST_CLASSES}; give a file "
             "of such a network"
         )
+
+
+def _are_widths(given: Any) -> bool:
+    pairs = given.values() if isinstance(given, Mapping) else [()]
+    return all(isinstance(pair, (list, tuple)) and [type(side) for side in pair] == [int, int] for pair in pairs)
 
 
 def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor], source: object) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from icnet.errors import UserError
-from icnet.models import NETWORKS, build_network, network_options
+from icnet.models import NETWORKS, network_options, rebuild_network
 from icnet.models.checkpoints import Translate, misfits
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS, Layout, without_wrapper
@@ -99,7 +99,7 @@ class _Reading:
 def outline(described: NetworkDescription) -> SegmentationNetwork:
     """Build a network without memory for its tensors, on the ``meta`` device."""
     with torch.device("meta"):
-        return build_network(described.name, described.num_classes, **described.options)
+        return rebuild_network(described)
 
 
 def _networks() -> Iterator[tuple[NetworkDescription, SegmentationNetwork]]:

@@ -1,7 +1,7 @@
 """What every network says of itself, so that nobody else has to know it by name."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -26,17 +26,25 @@ class Option:
 
 @dataclass(frozen=True)
 class NetworkDescription:
-    """What rebuilds a network: ``build_network(name, num_classes, **options)``; a checkpoint's ``model``.
+    """What rebuilds a network, by ``icnet.models.rebuild_network``; a checkpoint's ``model``.
 
     Args:
         name: Its name in ``icnet.models.NETWORKS``.
         options: All of its options.
         num_classes: Number of classes.
+        widths: Of a pruned network, channels out and in of each module that is narrower than its class makes it, by
+            the module's name; see ``icnet.models.pruning``.
     """
 
     name: str
     options: dict[str, Any]
     num_classes: int
+    widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as files hold it: without widths unless it is pruned."""
+        told = asdict(self)
+        return told if self.widths else {key: value for key, value in told.items() if key != "widths"}
 
 
 class SegmentationNetwork(nn.Module):
@@ -62,6 +70,7 @@ class SegmentationNetwork(nn.Module):
             that DDP may rely on it.
         mean: Of the input, per RGB channel, for images scaled to 0-1.
         std: Likewise.
+        widths: How narrow the modules of a pruned network are, see ``NetworkDescription``; empty if it is not.
 
     Shape:
         Input (N, 3, H, W) normalised float. In evaluation mode returns logits (N, num_classes, H, W); in training mode
@@ -83,6 +92,7 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.widths: Mapping[str, Sequence[int]] = {}
 
     @classmethod
     def title(cls, name: str, options: Mapping[str, Any]) -> str:

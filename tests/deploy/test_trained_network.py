@@ -10,7 +10,7 @@ from icnet.errors import UserError
 def test_network_of_a_file_that_lacks_it_is_not_built(tmp_path, monkeypatch):
     model = {"name": "icnet", "options": {"backbone": "resnet152"}, "num_classes": 2}  # a promise of 230 MB
     torch.save({"icnet": {"model": model}, "state_dict": {"net.x": torch.ones(1)}}, tmp_path / "x.ckpt")
-    monkeypatch.setattr(trained_network, "build_network", lambda *_, **__: pytest.fail("it was built"))
+    monkeypatch.setattr(trained_network, "rebuild_network", lambda *_, **__: pytest.fail("it was built"))
     with pytest.raises(UserError, match=r"x\.ckpt does not fit this network: \d+ missing .*1 unexpected \(x\)"):
         read_network(tmp_path / "x.ckpt")
 

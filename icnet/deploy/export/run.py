@@ -152,7 +152,7 @@ def describe(model: Network) -> dict[str, str]:
         "categories": json.dumps(model.classes.categories),
         "mean": json.dumps(_numbers(model.normalizer.mean)),
         "std": json.dumps(_numbers(model.normalizer.std)),
-        "model": json.dumps(asdict(model.checkpoint.network)),
+        "model": json.dumps(model.checkpoint.network.plain()),
         "min_side": str(model.net.min_side),
         "divisor": str(model.net.divisor),
         "icnet_version": __version__,

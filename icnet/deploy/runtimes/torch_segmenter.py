@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class TorchSegmenter(Segmenter):
     @override
     def open(cls, path: Path, device: torch.device) -> Self:
         model = read_network(path)
-        meta = {**model.checkpoint.meta, "model": asdict(model.checkpoint.network)}
+        meta = {**model.checkpoint.meta, "model": model.checkpoint.network.plain()}
         return cls(model.net, model.normalizer, model.classes, meta, path).to(device)
 
     @classmethod
