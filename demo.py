@@ -22,7 +22,7 @@ def main(config: DemoConfig) -> None:
     output = Path(config.output).expanduser()
     inputs = find_inputs(config.input, output)
     checkpoint = find_checkpoint(config.ckpt, or_shipped=True)
-    model = icnet.load(checkpoint, config.device, provider=config.runtime.provider)
+    model = icnet.load(checkpoint, config.device, **vars(config.runtime))
     side = config.eval.short_side or usual_side(checkpoint)
     model.inference = Inference(**{**vars(config.eval), "short_side": side})
     demo = Demo(model, output, config.alpha, config.smooth, config.confidence, config.strict, config.frames)

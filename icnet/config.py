@@ -460,13 +460,14 @@ class InferenceConfig(Keys, above="eval."):
 
 @dataclass
 class RuntimeConfig(Keys, above="runtime."):
-    """What computes an exported file."""
+    """What computes a model."""
 
     provider: str = key(
         "auto",
         "what ONNX Runtime computes an .onnx file with; auto = what is there for the device",
         choices=("auto", "cpu", "cuda", "tensorrt", "openvino", "cann"),
     )
+    compile: bool = key(False, "compile a checkpoint's network by torch, for each of up to 8 sizes of image")
 
 
 def _overrides(schema: type, name: str, **nested: Any) -> Any:
@@ -503,7 +504,7 @@ class EvalConfig(Keys):
     data: DataOverrides = key(DataOverrides, "the data; what is null is as the checkpoint has it")
     trainer: TrainerConfig = key(TrainerConfig, "devices; what concerns training is not read")
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
-    runtime: RuntimeConfig = key(RuntimeConfig, "what computes an exported file")
+    runtime: RuntimeConfig = key(RuntimeConfig, "what computes the model")
     save_pictures: bool = key(False, "draw every image beside label and prediction", affects_result=False)
     save_label_ids: bool = key(False, "write predictions as Cityscapes takes them", affects_result=False)
     extremes: int = key(
@@ -598,7 +599,7 @@ class DemoConfig(Keys):
     )
     strict: bool = key(False, "end at the first input that cannot be read, not after the others")
     eval: InferenceConfig = key(InferenceConfig, "how an image is turned into labels")
-    runtime: RuntimeConfig = key(RuntimeConfig, "what computes an exported file")
+    runtime: RuntimeConfig = key(RuntimeConfig, "what computes the model")
 
     def __post_init__(self) -> None:
         """Check ranges."""

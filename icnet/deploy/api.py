@@ -196,6 +196,7 @@ def load(
     sliding_window: Sequence[int] | None = None,
     short_side: int | None = None,
     provider: str = "auto",
+    compile: bool = False,  # noqa: A002 (as torch calls it)
 ) -> Model:
     """Open a trained network.
 
@@ -211,6 +212,7 @@ def load(
             come with the project were made for.
         provider: What ONNX Runtime computes an ``.onnx`` file with: ``auto`` for what is there for the device, or
             ``cpu``, ``cuda``, ``tensorrt``, ``openvino`` or ``cann``.
+        compile: Whether torch compiles a checkpoint's network, for each size of image anew.
 
     Returns:
         The network; call it with images.
@@ -224,8 +226,8 @@ def load(
         path = SHIPPED[str(source)].path if str(source) in SHIPPED else Path(source).expanduser()
         side = usual_side(path) if short_side is None else short_side
         inference = Inference(scales, flip, sliding_window, side, prefix="")
-        return Model(open_segmenter(path, place, provider), inference, place)
-    segmenter = _open_stream(source, place, provider)
+        return Model(open_segmenter(path, place, provider, compiled=compile), inference, place)
+    segmenter = _open_stream(source, place, provider, compile)
     return Model(segmenter, Inference(scales, flip, sliding_window, short_side, prefix=""), place)
 
 
@@ -263,7 +265,7 @@ def _checked(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _open_stream(file: IO[bytes], device: torch.device, provider: str) -> Segmenter:
+def _open_stream(file: IO[bytes], device: torch.device, provider: str, compiled: bool) -> Segmenter:
     """Open what a file object holds from where it stands; runtimes open paths, so it becomes a file for a while."""
     if not hasattr(file, "read"):
         raise UserError(f"a {type(file).__name__} is no model; give a path, or a file opened in binary mode")
@@ -284,7 +286,7 @@ def _open_stream(file: IO[bytes], device: torch.device, provider: str) -> Segmen
             copy.write(head)
             shutil.copyfileobj(file, copy)
         try:
-            segmenter = open_segmenter(path, device, provider)
+            segmenter = open_segmenter(path, device, provider, compiled=compiled)
         except UserError as error:
             raise UserError(str(error).replace(str(path), name or "the file object")) from error
     segmenter.path = Path(name) if name else None

@@ -67,11 +67,12 @@ def open_evaluated(config: EvalConfig) -> Segmenter:
     """Open what is evaluated: its data, its task and its results are told from this.
 
     Raises:
-        UserError: If the file cannot be read, or its runtime has no such provider.
+        UserError: If the file cannot be read, or its runtime has no such provider or does not compile.
     """
     path = Path(config.ckpt or "")
     # Lightning moves it to its device, or it follows the images.
-    segmenter = open_segmenter(path, torch.device("cpu"), config.runtime.provider)
+    runtime = config.runtime
+    segmenter = open_segmenter(path, torch.device("cpu"), runtime.provider, compiled=runtime.compile)
     segmenter.sha256 = sha256(path)
     return segmenter
 

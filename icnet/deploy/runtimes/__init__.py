@@ -31,7 +31,9 @@ RUNTIMES: dict[str, type[Segmenter]] = {
 """What runs a model, by the suffix of its file."""
 
 
-def open_segmenter(path: Path, device: torch.device, provider: str = "auto") -> Segmenter:
+def open_segmenter(
+    path: Path, device: torch.device, provider: str = "auto", *, compiled: bool = False
+) -> Segmenter:  # fmt: skip
     """Open a model by its file's suffix.
 
     Args:
@@ -39,10 +41,14 @@ def open_segmenter(path: Path, device: torch.device, provider: str = "auto") -> 
         device: Where a network runs that can choose; logits come back to the image's device.
         provider: What ONNX Runtime computes with: ``auto`` for what is there for the device, or a key of
             ``onnx_session.PROVIDERS``.
+        compiled: Whether torch compiles a checkpoint's network.
 
     Raises:
-        UserError: If the file is missing, unknown or broken, or has no such provider.
+        UserError: If the file is missing, unknown or broken, has no such provider, or cannot be compiled.
     """
     if path.suffix not in RUNTIMES:
         raise UserError(f"{path} is no model; give a file that ends in {', '.join(RUNTIMES)}")
-    return RUNTIMES[path.suffix].open_with(path, device, provider)
+    segmenter = RUNTIMES[path.suffix].open_with(path, device, provider)
+    if compiled:
+        segmenter.compile_network()
+    return segmenter

@@ -81,6 +81,14 @@ class Segmenter(nn.Module, ABC):
             raise UserError(f"provider={provider} is for .onnx files and not for {path}; leave it at auto")
         return cls.open(path, device)
 
+    def compile_network(self) -> None:
+        """Compile what computes, from the next image on, for runtimes that can.
+
+        Raises:
+            UserError: If this runtime cannot.
+        """
+        raise UserError(f"compile=true is for checkpoints and not for {self.path}; leave it out")
+
     @classmethod
     def suffix_of(cls, head: bytes) -> str:
         """Tell by the first bytes of a file, at most 512, whether it is one of this runtime's.
