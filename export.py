@@ -8,26 +8,31 @@ from icnet.launch import command
 def main(config: ExportConfig) -> float:
     """Write the file, print what it is, and return the largest difference to the network."""
     import time
+    from contextlib import nullcontext
+    from dataclasses import fields
     from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
 
+    from icnet import factory
     from icnet.deploy.export import TARGETS, GraphSpec, default_file, export_verified
     from icnet.deploy.locate import find_checkpoint
     from icnet.deploy.runtimes.heads import HEADS
     from icnet.deploy.trained_network import read_network, trained_on
+    from icnet.report import report_export
 
     start = time.perf_counter()
-    options = dict(vars(config.export))
-    target, images, head, profile = (options.pop(key) for key in ("target", "images", "head", "profile"))
-    batch = None if options.pop("batch") == "dynamic" else config.export.batch
+    export, target = config.export, config.export.target
     kind = TARGETS[target]
-    spec = GraphSpec(**options, batch=batch, head=head or kind.head, profile=profile or kind.profiles[0])
+    chosen = {field.name: getattr(export, field.name) for field in fields(GraphSpec)}
+    chosen["batch"] = None if export.batch == "dynamic" else export.batch
+    spec = GraphSpec(**chosen | {"head": export.head or kind.head, "profile": export.profile or kind.profiles[0]})
     checkpoint = find_checkpoint(config.ckpt)
     network = read_network(checkpoint)
     path = default_file(network, target) if config.output is None else Path(config.output).expanduser()
-    agreement = export_verified(network, path, spec, images, target)
+    with factory.proving_ground(config, checkpoint) if export.precision == "int8" else nullcontext() as ground:
+        agreement = export_verified(network, path, spec, export.images, target, ground)
 
     table = Table(f"Export: {target}", "", title_justify="left")
     table.add_row("checkpoint", str(checkpoint))
@@ -44,6 +49,7 @@ def main(config: ExportConfig) -> float:
         print(f"{path.name} is made elsewhere: run 'sh {script(path).name}' in {path.parent.resolve()}, where CANN is")
     else:
         print(f"wrote {path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)")
+    report_export(path)
     return agreement.max_difference
 
 

@@ -558,6 +558,21 @@ class ExportOptions(Keys, above="export."):
         unit="null = the checkpoint's data, or synthetic scenes",
         path=True,
     )
+    precision: str = key(
+        "fp32",
+        "numbers of the graph. fp16: float16; int8: calibrated and scored on the data; both with onnx and openvino",
+        choices=("fp32", "fp16", "int8"),
+    )
+    symmetric: bool = key(
+        False, "int8 without zero points, as TensorRT takes it; ONNX Runtime and OpenVINO are slower with it on CPUs"
+    )
+    calibration_images: int = key(
+        300, "training images that int8 is calibrated on, evenly spread over the split", low=1
+    )
+    max_drop: float = key(
+        0.5, "by how much int8 may lower mIoU on the validation split; layers that cost more stay in float32",
+        unit="points", low=0,
+    )  # fmt: skip
 
 
 @dataclass
@@ -574,6 +589,10 @@ class ExportConfig(Keys):
         path=True,
     )
     export: ExportOptions = key(ExportOptions, "the exported graph")
+    data: DataOverrides = key(
+        DataOverrides, "what int8 is calibrated and scored on; what is null is as the checkpoint has it"
+    )
+    progress_bar: bool = key(True, "show progress of calibrating and scoring")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from icnet.factory.evaluation import (
     open_evaluated,
     resolve_evaluation,
 )
+from icnet.factory.exporting import proving_ground
 from icnet.factory.findings import look_through
 from icnet.factory.loss import class_weights
 from icnet.factory.network import network
@@ -35,6 +36,7 @@ __all__ = [
     "prepare_data",
     "prepare_device",
     "process_count",
+    "proving_ground",
     "recorded_fingerprint",
     "resolve",
     "resolve_evaluation",

@@ -5,7 +5,8 @@ import io
 import re
 from collections.abc import Sequence
 
-from icnet.report.table import COLUMNS, Table
+from icnet.report.table import COLUMNS, Table, percent, signed
+from icnet.run.exports import ExportScores, Measured
 
 COLUMN_WIDTH = 13  # characters in a terminal: two figures with a slash, or a word of a heading
 LOG_WIDTH = 200
@@ -41,6 +42,55 @@ def print_table(table: Table) -> None:
         print(f"{names}: {why}")
     for note in table.notes:
         print(note)
+
+
+def print_scores(scores: ExportScores) -> None:
+    """Print what a file of lower precision scored beside the one in float32."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    rich = RichTable(box=SIMPLE_HEAD, title=scores.title(), title_justify="left")
+    for heading in EXPORT_HEADINGS:
+        rich.add_column(heading, justify="right" if rich.columns else "left")
+    for row in export_rows(scores):
+        rich.add_row(*row)
+    console = Console()
+    console.print(rich)
+    for note in export_notes(scores):
+        console.print(note, soft_wrap=True, markup=False)
+
+
+EXPORT_HEADINGS = ("", "before", "after", "change")
+
+
+def export_rows(scores: ExportScores) -> list[tuple[str, str, str, str]]:
+    """Return name, value before, value after and difference: size, latency, then mIoU and every class in percent."""
+    before, after = scores.before or Measured(), scores.after or Measured()
+    rows = [
+        (name, f"{one / unit:.1f}", f"{other / unit:.1f}", f"x {other / one:.2f}")
+        for name, one, other, unit in (
+            ("MB", before.bytes, after.bytes, 1e6), ("ms", before.latency_ms, after.latency_ms, 1),
+        )
+        if one and other
+    ]  # fmt: skip
+    for name, one, other in scores.rows():
+        change = "" if one is None or other is None else signed(other - one)
+        rows.append((f"{name} %", percent(one), percent(other), change))
+    return rows
+
+
+def export_notes(scores: ExportScores) -> list[str]:
+    """Say how the file came about: agreement, calibration, what stayed in float32 and what else was tried."""
+    agreed = f"{percent(scores.label_agreement)} % of the labels are the same before and after."
+    calibrated = f"Calibrated on {scores.calibration_images} images of {scores.calibration_folder}."
+    kept = ", ".join(scores.in_float or []) or "no layer"
+    tried = [
+        f"mIoU {percent(trial.miou)} % with {', '.join(trial.in_float or []) or 'no layer'} in float32."
+        for trial in scores.tried or []
+    ]
+    timed = "Times are medians of a few calls of both files in turns, on the CPU that exported."
+    return [agreed, calibrated, f"In float32: {kept}.", *tried, timed]
 
 
 def print_failures(table: Table) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 from icnet.errors import UserError
 from icnet.report import page
 from icnet.report.embed import pictures
+from icnet.report.formats import EXPORT_HEADINGS, export_notes, export_rows
 from icnet.report.plots import group
 from icnet.report.table import NO_RESULTS, REDUCED, Entry, is_synthetic, number, percent, rate, signed, tabulate
 from icnet.run.differences import changed
+from icnet.run.exports import read_scores, scores_in
 from icnet.run.operations import costliest_operations
 from icnet.run.paths import RunPaths
 from icnet.run.reader import Run, read_run
@@ -68,6 +70,8 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
         changed=changed(run),
         throughput=_throughput(run),
         operations=_operations(paths),
+        exports=_exports(run),
+        export_headings=EXPORT_HEADINGS,
         command=f"python {'train' if is_training else 'eval'}.py {shlex.join(run.argv)}" if run.argv else "",
         environment=_environment(run),
     )
@@ -220,6 +224,17 @@ def _operations(paths: RunPaths) -> list[tuple[str, str, str, str]]:
     return [
         (operation.name, str(operation.calls), f"{operation.milliseconds:.1f}", f"{percent(operation.share)} %")
         for operation in costliest_operations(paths)
+    ]
+
+
+def _exports(run: Run) -> list[dict[str, Any]]:
+    """Return the tables of what files of lower precision cost: those in the folder, and the one that was evaluated."""
+    found = dict(scores_in(run.folder))
+    if run.evaluation.ckpt and (scores := read_scores(Path(run.evaluation.ckpt))):
+        found[Path(run.evaluation.ckpt).name] = scores
+    return [
+        {"name": name, "title": scores.title(), "rows": export_rows(scores), "notes": export_notes(scores)}
+        for name, scores in found.items()
     ]
 
 

@@ -15,6 +15,13 @@ from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork, describe_sides
 
 OLDEST_OPSET = 11  # the first whose Resize aligns corners
+PER_CHANNEL_OPSET = 13  # the first whose DequantizeLinear has an axis
+PRECISIONS = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8 by NNCF, weights with a scale for each channel",
+}
+"""The numbers of ``export.precision`` and what the graph computes or is stored in."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class GraphSpec:
         normalize: Put the normalisation into the graph.
         profile: A key of ``PROFILES``, whose target the ONNX graph is for.
         soc: The chip that Ascend's atc compiles for, as ``--soc_version`` takes it; only for ``.om``.
+        precision: A key of ``PRECISIONS``.
+        symmetric: int8 without zero points, as TensorRT takes it.
 
     Raises:
         UserError: If a value is out of its range, or onnx is missing.
@@ -49,6 +58,8 @@ class GraphSpec:
     normalize: bool = False
     profile: str = "generic"
     soc: str = "Ascend310P3"
+    precision: str = "fp32"
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -63,6 +74,13 @@ class GraphSpec:
             raise UserError(f"export.head={self.head} is unknown; choose one of {', '.join(HEADS)}")
         if self.profile not in PROFILES:
             raise UserError(f"export.profile={self.profile} is unknown; choose one of {', '.join(PROFILES)}")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"export.precision={self.precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+        if self.precision == "int8" and self.opset < PER_CHANNEL_OPSET:
+            raise UserError(
+                f"export.opset={self.opset} has no scale for each channel, which export.precision=int8 takes; give "
+                f"{PER_CHANNEL_OPSET} or more"
+            )
 
     def check_network(self, net: SegmentationNetwork) -> None:
         """Refuse what does not suit the network.
@@ -84,7 +102,7 @@ class GraphSpec:
 
     def metadata(self) -> dict[str, str]:
         """Return what a file has to say of the graph in it."""
-        return {"normalize": json.dumps(self.normalize), "head": self.head}
+        return {"normalize": json.dumps(self.normalize), "head": self.head, "precision": self.precision}
 
     def describe_input(self) -> str:
         """Say what goes in, such as ``image uint8 (1, 3, 1024, 2048)``."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from icnet.deploy.export.graph_spec import Exportable, GraphSpec
-from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, import_onnx
+from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, import_onnx, to_float16
 from icnet.deploy.export.profiles import check_graph
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED, seal
@@ -46,15 +46,29 @@ def export_onnx(
         UserError: If onnx is missing, the network does not take the size, or the profile does not allow the graph.
         OSError: If the file can't be written.
     """
+    save_onnx(build_onnx(net, normalizer, spec), path, spec, metadata)
+
+
+def build_onnx(net: SegmentationNetwork, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:
+    """Return a network's evaluation mode as a graph of ONNX (``onnx.ModelProto``) in float32.
+
+    Raises:
+        UserError: As ``export_onnx``.
+    """
     spec.check_network(net)
-    onnx = import_onnx()
     model = _trace(net, normalizer, spec)
     if spec.head == "logits":  # older opsets lose the number of classes in the last Resize
         model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = net.num_classes
     if not spec.dynamic_size:
         compute_shapes(model)
-    if spec.opset > TRACED_OPSET:
-        model = convert(model, spec.opset)
+    return convert(model, spec.opset) if spec.opset > TRACED_OPSET else model
+
+
+def save_onnx(model: Any, path: Path, spec: GraphSpec, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a graph of ONNX, in float16 where the spec says so: see ``export_onnx``; ``model`` may change."""
+    onnx = import_onnx()
+    if spec.precision == "fp16":
+        model = to_float16(model)
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     model.producer_name = "icnet"
     model.producer_version = __version__

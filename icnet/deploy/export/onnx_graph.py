@@ -48,6 +48,17 @@ def convert(model: Any, opset: int) -> Any:
     return import_onnx().version_converter.convert_version(model, opset)
 
 
+def to_float16(model: Any) -> Any:
+    """Return the model in float16, by ONNX Runtime's converter; inputs, outputs and every Resize stay in float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    converted.topological_sort()  # its casts stand at the end
+    del converted.model.graph.value_info[:]
+    return converted.model
+
+
 def complete(model: Any) -> Any:
     """Check the model as strictly as onnx can and return it with the shapes of everything inside."""
     onnx = import_onnx()

@@ -5,7 +5,8 @@ import glob
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from icnet.data import public_description
 from icnet.deploy.export.graph_spec import GraphSpec
+from icnet.deploy.export.guard import ProvingGround, quantize_guarded
 from icnet.deploy.export.om_export import export_om, graph_file, script_file
-from icnet.deploy.export.onnx_export import export_onnx
-from icnet.deploy.export.openvino_export import export_openvino
+from icnet.deploy.export.onnx_export import build_onnx, export_onnx, save_onnx
+from icnet.deploy.export.openvino_export import export_openvino, save_openvino
 from icnet.deploy.export.profiles import PROFILES
 from icnet.deploy.export.pt2_export import export_pt2
-from icnet.deploy.export.verify import Agreement, sample_images, verify
+from icnet.deploy.export.quantize import import_nncf
+from icnet.deploy.export.verify import TOLERANCES, Agreement, sample_images, verify
 from icnet.deploy.runtimes import open_segmenter
 from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
 from icnet.deploy.runtimes.heads import HEADS
@@ -34,6 +37,8 @@ from icnet.models.integrity import sha256
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 from icnet.run import files
+from icnet.run.exports import SCORES, ExportScores, facts_file
+from icnet.run.schema import plain
 from icnet.version import __version__
 
 
@@ -49,6 +54,9 @@ class Target:
         profiles: The profiles that it may have, first that where none is chosen.
         checked: The file that is compared with the network, where it is not the one that is written.
         script: What makes the file of those beside it, where it could not be made here.
+        save: Writes a graph of ONNX (``onnx.ModelProto``) with the arguments path, spec and metadata, for forms that
+            are made of one: these take every precision.
+        advice: What to do about other precisions where there is no ``save``.
     """
 
     suffix: str
@@ -57,13 +65,23 @@ class Target:
     profiles: tuple[str, ...] = ("generic",)
     checked: Callable[[Path], Path] = lambda path: path
     script: Callable[[Path], Path] | None = None
+    save: Callable[..., None] | None = None
+    advice: str = ""
 
 
 TARGETS = {
-    "onnx": Target(ONNX_SUFFIX, export_onnx, profiles=tuple(PROFILES)),
-    "pt2": Target(PT2_SUFFIX, export_pt2),
-    "openvino": Target(OPENVINO_SUFFIX, export_openvino),
-    "om": Target(OM_SUFFIX, export_om, "argmax_u8", ("ascend", "generic"), graph_file, script_file),
+    "onnx": Target(ONNX_SUFFIX, export_onnx, profiles=tuple(PROFILES), save=save_onnx),
+    "pt2": Target(PT2_SUFFIX, export_pt2, advice="give export.target=onnx or openvino"),
+    "openvino": Target(OPENVINO_SUFFIX, export_openvino, save=save_openvino),
+    "om": Target(
+        OM_SUFFIX,
+        export_om,
+        "argmax_u8",
+        ("ascend", "generic"),
+        graph_file,
+        script_file,
+        advice="leave it out: atc computes in float16 by itself, and Ascend's AMCT makes int8 of the .om.onnx file",
+    ),
 }
 """The forms by the name of ``export.target``."""
 
@@ -74,9 +92,12 @@ def default_file(model: Network, target: str = "onnx") -> Path:
 
 
 def export_verified(
-    model: Network, path: Path, spec: GraphSpec, images: str | None = None, target: str = "onnx"
-) -> Agreement:
+    model: Network, path: Path, spec: GraphSpec, images: str | None = None, target: str = "onnx",
+    ground: ProvingGround | None = None,
+) -> Agreement:  # fmt: skip
     """Export a checkpoint's network and keep the file only if it reproduces the network.
+
+    In int8 it is the same graph in float32 that has to reproduce the network; the file in int8 may lose so much mIoU.
 
     Beside it, ``NAME.json`` (such as ``ICNet.onnx.json``) tells what it is: see ``facts``.
 
@@ -86,12 +107,13 @@ def export_verified(
         spec: The graph to write.
         images: Real images to compare on, a file, folder or glob; None chooses, see ``sample_images``.
         target: A key of ``TARGETS``.
+        ground: What int8 is calibrated and scored on; other precisions need none.
 
     Returns:
         How well both agree.
 
     Raises:
-        UserError: If they disagree, a package is missing, or the folder can't be written to.
+        UserError: If they disagree, int8 costs too much, a package is missing, or the folder can't be written to.
         OSError: If a file can't be written.
     """
     kind = TARGETS[target]
@@ -101,6 +123,10 @@ def export_verified(
         raise UserError(
             f"export.profile={spec.profile} is not for export.target={target}; give {' or '.join(kind.profiles)}"
         )
+    if spec.precision != "fp32" and kind.save is None:
+        raise UserError(f"export.precision={spec.precision} is not for export.target={target}; {kind.advice}")
+    if (spec.precision == "int8") != (ground is not None):
+        raise ValueError("int8 takes a proving ground, and nothing else does")
     spec.check_network(model.net)
     pictures = sample_images(images, (model.checkpoint.meta.get("data") or {}).get("root"))
     sizes = [(spec.height, spec.width)]
@@ -108,37 +134,54 @@ def export_verified(
         sizes.append((model.net.allowed_side(spec.height // 2 + 1), model.net.allowed_side(spec.width // 2 + 33)))
     with _folder_beside(path) as folder:  # before the minutes that an export may take
         candidate = folder / path.name
-        kind.write(model.net, model.normalizer, candidate, spec, describe(model))
-        if path.exists() and not candidate.exists():
+        whole = candidate if ground is None else folder / "float32" / path.name  # what reproduces the network
+        if ground is None:
+            kind.write(model.net, model.normalizer, candidate, spec, describe(model))
+        else:
+            import_nncf()  # before the minutes that the graph may take
+            whole.parent.mkdir()
+            kind.write(model.net, model.normalizer, whole, replace(spec, precision="fp32"), describe(model))
+        if path.exists() and not whole.exists():
             raise UserError(
                 f"{path} cannot be made here and there is an older one; remove it, or choose another output=FILE"
             )
-        exported = open_segmenter(kind.checked(candidate), torch.device("cpu"))
-        assert isinstance(exported, ExportedSegmenter)  # noqa: S101 (what a target writes is one)
-        agreement = verify(exported, model.net, model.normalizer, pictures, sizes)
+        exported = _open(kind.checked(whole))
+        agreement = verify(exported, model.net, model.normalizer, pictures, sizes, TOLERANCES[spec.precision])
+        scores = None
+        if ground is not None and kind.save is not None:
+            save = partial(kind.save, spec=spec, metadata=describe(model))
+            graph = build_onnx(model.net, model.normalizer, spec)
+            scores = quantize_guarded(graph, whole, candidate, save, ground, symmetric=spec.symmetric)
+            exported = _open(candidate)
         made = sorted(folder.glob(f"{glob.escape(path.stem)}.*"))  # atc leaves others behind
-        told = facts(target, spec, agreement, exported, made)
+        told = facts(target, spec, agreement, exported, made, scores)
         files.write_text(facts_file(candidate), json.dumps(told, indent=2) + "\n")
         for file in sorted([*made, facts_file(candidate)], key=lambda file: file == candidate):  # the file itself last
             file.replace(path.parent / file.name)
     return agreement
 
 
-def facts_file(path: Path) -> Path:
-    """Return the file of facts beside an export: its name with ``.json``."""
-    return path.with_name(f"{path.name}.json")
+def _open(path: Path) -> ExportedSegmenter:
+    opened = open_segmenter(path, torch.device("cpu"))
+    assert isinstance(opened, ExportedSegmenter)  # noqa: S101 (what a target writes is one)
+    return opened
 
 
 def facts(
-    target: str, spec: GraphSpec, agreement: Agreement, exported: ExportedSegmenter, made: list[Path]
-) -> dict[str, Any]:
-    """Return what is known of an export: what it is, what it was made of, how it was checked, the files' hashes."""
+    target: str, spec: GraphSpec, agreement: Agreement, exported: ExportedSegmenter, made: list[Path],
+    scores: ExportScores | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is known of an export: what it is, what it was made of, how it was checked, the files' hashes.
+
+    With scores, what was checked is the graph in float32 that the file was made of.
+    """
     return {
         "target": target,
         "graph": asdict(spec),
         "outputs": HEADS[spec.head].about,
         "metadata": exported.meta,
         "checked": {"runtime": exported.runtime, **asdict(agreement)},
+        **({SCORES: plain(scores)} if scores else {}),
         "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in made},
     }
 

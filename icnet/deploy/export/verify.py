@@ -22,7 +22,24 @@ from icnet.errors import UserError
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 
-TOLERANCE = 1e-3  # largest allowed difference of a logit
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an exported file may be from the network.
+
+    Args:
+        difference: Largest allowed difference of a logit or a probability.
+        share: The same as a share of the largest logit, where that is more.
+        labels: Share of the labels that have to be the same, 0-1.
+    """
+
+    difference: float = 1e-3
+    share: float = 0.0
+    labels: float = 0.0
+
+
+TOLERANCES = {"fp32": Tolerance(), "fp16": Tolerance(share=0.02, labels=0.98), "int8": Tolerance()}
+"""By the key of ``PRECISIONS``; in int8 it is the graph in float32 that is compared."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,7 @@ def verify(
     normalizer: ImageNormalizer,
     pictures: Sequence[np.ndarray],
     sizes: Sequence[tuple[int, int]],
+    tolerance: Tolerance = TOLERANCES["fp32"],
 ) -> Agreement:
     """Compare an exported file with the network in float32, on random noise and on real images.
 
@@ -56,15 +74,16 @@ def verify(
         normalizer: What turns uint8 images into its input.
         pictures: (h, w, 3) uint8 RGB of any size; resized.
         sizes: The (height, width) to compare at; the first is used for every picture, the others for the first one.
+        tolerance: How far it may be from the network.
 
     Returns:
         The agreement.
 
     Raises:
-        UserError: If a logit or probability differs by more than 1e-3, or a label where its logit is that far below the
-            best.
+        UserError: If a logit or probability differs by more than the tolerance, or a label where its logit is that far
+            below the best, or too many labels differ.
     """
-    worst, same, pixels, samples = torch.zeros(()), 0, 0, 0
+    worst, largest, same, pixels, samples = torch.zeros(()), 0.0, 0, 0, 0
     for image in _samples(pictures, sizes, exported.batch or 2):  # open: more than the one traced
         with torch.inference_mode():
             x = normalizer(image)
@@ -79,13 +98,20 @@ def verify(
         for probability in rest:
             worst = torch.maximum(worst, (probability - confidence(expected)).abs().max())
         worst = torch.maximum(worst, gap.max())  # keeps NaN, unlike Python's max
+        largest = max(largest, expected.abs().max().item())
         same += int((expected.argmax(1) == actual).sum())
         pixels += actual.numel()
         samples += len(image)
-    if not worst.item() <= TOLERANCE:  # also refuses NaN
+    allowed = max(tolerance.difference, tolerance.share * largest)
+    if not worst.item() <= allowed:  # also refuses NaN
         raise UserError(
             f"the exported graph differs from the network by {worst.item():.2g} on a logit in {exported.runtime}, more "
-            f"than {TOLERANCE:g}, and was not kept; try another export.opset, or check the checkpoint's weights"
+            f"than {allowed:.2g}, and was not kept; try another export.opset, or check the checkpoint's weights"
+        )
+    if same < tolerance.labels * pixels:
+        raise UserError(
+            f"the exported graph gives {100 * same / pixels:.2f} % of the network's labels in {exported.runtime}, less "
+            f"than {100 * tolerance.labels:g} %, and was not kept; give export.precision=fp32"
         )
     return Agreement(worst.item(), same / pixels, samples)
 

@@ -112,9 +112,11 @@ class ExportedSegmenter(Segmenter):
         """Return (height, width) of what goes into the graph for an image."""
         return self._height or image.shape[-2], self._width or image.shape[-1]
 
-    def _run(self, image: Tensor) -> Iterator[Sequence[Tensor]]:
-        """Compute the graph's outputs for one chunk of (N, 3, H, W) uint8 images after the other."""
-        self.follow(image.device)
+    def prepared(self, image: Tensor) -> Iterator[Tensor]:
+        """Yield (N, 3, H, W) uint8 images as the graph takes them: its size, its numbers, its batch.
+
+        The last chunk is filled up with its last image.
+        """
         x, size = image.cpu() if self.on_cpu else image, self._size(image)
         if size != tuple(image.shape[-2:]):
             x = F.interpolate(x.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
@@ -123,7 +125,15 @@ class ExportedSegmenter(Segmenter):
         for chunk in x.split(self.batch or len(x)):
             missing = (self.batch or 0) - len(chunk)
             filled = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else chunk
-            yield [output[: len(chunk)] for output in self.outputs(filled.contiguous())]
+            yield filled.contiguous()
+
+    def _run(self, image: Tensor) -> Iterator[Sequence[Tensor]]:
+        """Compute the graph's outputs for one chunk of (N, 3, H, W) uint8 images after the other."""
+        self.follow(image.device)
+        left = len(image)
+        for chunk in self.prepared(image):
+            yield [output[:left] for output in self.outputs(chunk)]
+            left -= len(chunk)
 
 
 def _is_list(value: object, kind: type | tuple[type, ...]) -> bool:

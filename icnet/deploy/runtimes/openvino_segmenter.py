@@ -1,6 +1,7 @@
 """OpenVINO's models, ``.xml`` with ``.bin``, run by OpenVINO on the CPU."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def import_openvino() -> Any:
     Raises:
         UserError: If it is missing.
     """
+    # Its conversion, and NNCF, would report to Google Analytics who used what, unasked.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
