@@ -45,8 +45,10 @@ def model_title(model: ModelConfig, resume: str | None = None) -> str:
 
 def is_pruned(model: ModelConfig, resume: str | None = None) -> bool:
     """Tell whether a network is narrower than its class makes it; see ``model_title``."""
-    source = resume or model.weights
-    return (model.keep < 1 and not resume) or bool(source and read_checkpoint(Path(source)).network.widths)
+    if model.keep < 1 and not resume:
+        return True
+    source = Path(resume or model.weights or "")
+    return source.is_file() and bool(read_checkpoint(source).network.widths)  # a missing one is refused when it loads
 
 
 def network(

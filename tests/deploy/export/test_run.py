@@ -251,7 +251,7 @@ def test_verification_counts_and_agrees(checkpoint, tmp_path):
 def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     path.write_text("older")
-    monkeypatch.setattr(verify, "TOLERANCE", 0.0)
+    monkeypatch.setitem(verify.TOLERANCES, "fp32", verify.Tolerance(difference=0.0))
 
     with pytest.raises(UserError, match="not kept"):
         export_verified(read_network(checkpoint), path, GraphSpec(64, 64))

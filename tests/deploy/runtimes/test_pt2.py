@@ -115,7 +115,7 @@ def test_checkpoint_becomes_a_verified_program_with_its_facts(checkpoint, image,
     assert (opened(pixels) == expected(pixels)).mean() > 0.999
     assert opened.classes == expected.classes
     assert opened.segmenter.network == expected.segmenter.network
-    assert opened.segmenter.meta == describe(model) | {"head": "logits", "normalize": "false"}
+    assert opened.segmenter.meta == describe(model) | {"head": "logits", "normalize": "false", "precision": "fp32"}
     with path.open("rb") as stream:
         assert icnet.load(io.BytesIO(stream.read()), "cpu").runtime == "torch.export"
 
