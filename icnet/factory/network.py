@@ -14,7 +14,7 @@ from icnet.models import build_network, network_options, network_title, rebuild_
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_checkpoint
 from icnet.models.imagenet_weights import read_backbone
 from icnet.models.network import NetworkDescription, SegmentationNetwork
-from icnet.models.pruning import describe_cost, narrow, prune
+from icnet.models.pruning import Widths, describe_cost, narrow, prune
 from icnet.run import differences
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,12 @@ def is_pruned(model: ModelConfig, resume: str | None = None) -> bool:
     """Tell whether a network is narrower than its class makes it; see ``model_title``."""
     if model.keep < 1 and not resume:
         return True
-    source = Path(resume or model.weights or "")
-    return source.is_file() and bool(read_checkpoint(source).network.widths)  # a missing one is refused when it loads
+    return bool(_widths(resume or model.weights))
+
+
+def _widths(source: str | None) -> Widths:
+    """Return how narrow the network of a checkpoint is; a missing file is refused where its weights are loaded."""
+    return read_checkpoint(Path(source)).network.widths if source and Path(source).is_file() else {}
 
 
 def network(
@@ -66,7 +70,7 @@ def network(
         UserError: If weights are missing, broken or of another architecture, or the network cannot be pruned.
     """
     described = description(model, len(classes))
-    widths = read_checkpoint(Path(resume)).network.widths if resume else {}
+    widths = _widths(resume)
     if widths:
         return _ordered(rebuild_network(replace(described, widths=widths)), channels_last)
     net = build_network(described.name, len(classes), **described.options)
