@@ -16,6 +16,7 @@ from icnet.deploy.convert import described, write_new, write_safetensors
 from icnet.deploy.trained_network import model_title, read_network, told_classes, trained_on
 from icnet.errors import UserError
 from icnet.models.checkpoints import Checkpoint
+from icnet.models.imagenet_weights import download
 from icnet.models.integrity import sha256
 from icnet.models.weight_files import META_KEY
 from icnet.run.paths import LAST, RunPaths
@@ -169,14 +170,12 @@ def _downloaded(source: str, names: list[str], options: Mapping[str, Any]) -> di
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"there is no folder or file {source}; give one, or an id of the Hub such as OWNER/NAME")
     try:
-        from huggingface_hub import hf_hub_download
+        return {name: download(source, name, **options) for name in names}
     except ImportError as error:
         raise UserError(
             f"{source} is no folder or file, and huggingface_hub, which could look it up as an id of the Hub, is not "
             "installed; give a folder or run 'pip install huggingface_hub'"
         ) from error
-    try:
-        return {name: Path(hf_hub_download(source, name, **options)) for name in names}
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
         raise UserError(
             f"{source} is no folder or file and could not be downloaded from the Hub ({type(error).__name__}); "

