@@ -468,6 +468,17 @@ class RuntimeConfig(Keys, above="runtime."):
         choices=("auto", "cpu", "cuda", "tensorrt", "openvino", "cann"),
     )
     compile: bool = key(False, "compile a checkpoint's network by torch, for each of up to 8 sizes of image")
+    classes: str | None = key(
+        None, "YAML or JSON file with the classes of an .onnx file of another program", unit="null = it has its own",
+        path=True,
+    )  # fmt: skip
+    mean: list[float] | None = key(
+        None, "of such a file's input, per RGB channel, for images scaled to 0-1", unit="null = ImageNet's"
+    )
+    std: list[float] | None = key(
+        None, "of such a file's input, per RGB channel, for images scaled to 0-1", unit="null = ImageNet's", above=0
+    )
+    resize: bool = key(True, "images of another size than a file's fixed one: true: resized for it; false: refused")
 
 
 def _overrides(schema: type, name: str, **nested: Any) -> Any:

@@ -17,6 +17,7 @@ from icnet.data.labels import ClassTable
 from icnet.deploy import RUNTIMES, Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
 from icnet.deploy.locate import choose_device
+from icnet.deploy.runtimes.foreign import read_told
 from icnet.deploy.shipped import SHIPPED, usual_side
 from icnet.errors import UserError
 
@@ -197,6 +198,10 @@ def load(
     short_side: int | None = None,
     provider: str = "auto",
     compile: bool = False,  # noqa: A002 (as torch calls it)
+    classes: str | os.PathLike[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: bool = True,
 ) -> Model:
     """Open a trained network.
 
@@ -213,6 +218,11 @@ def load(
         provider: What ONNX Runtime computes an ``.onnx`` file with: ``auto`` for what is there for the device, or
             ``cpu``, ``cuda``, ``tensorrt``, ``openvino`` or ``cann``.
         compile: Whether torch compiles a checkpoint's network, for each size of image anew.
+        classes: A list of classes (YAML or JSON, see ``icnet.data.classes_file``) for an ``.onnx`` file of another
+            program, which says nothing of itself.
+        mean: Of such a file's input, per RGB channel, for images scaled to 0-1; None for ImageNet's.
+        std: Likewise.
+        resize: Whether images of another size than a file's fixed one are resized for it; otherwise they are refused.
 
     Returns:
         The network; call it with images.
@@ -222,12 +232,14 @@ def load(
             range.
     """
     place = choose_device(str(device))
+    told = read_told(None if classes is None else Path(classes), mean, std)
+    options: dict[str, Any] = {"compiled": compile, "told": told, "resize": resize}
     if isinstance(source, (str, os.PathLike)):
         path = SHIPPED[str(source)].path if str(source) in SHIPPED else Path(source).expanduser()
         side = usual_side(path) if short_side is None else short_side
         inference = Inference(scales, flip, sliding_window, side, prefix="")
-        return Model(open_segmenter(path, place, provider, compiled=compile), inference, place)
-    segmenter = _open_stream(source, place, provider, compile)
+        return Model(open_segmenter(path, place, provider, **options), inference, place)
+    segmenter = _open_stream(source, place, provider, options)
     return Model(segmenter, Inference(scales, flip, sliding_window, short_side, prefix=""), place)
 
 
@@ -265,7 +277,7 @@ def _checked(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _open_stream(file: IO[bytes], device: torch.device, provider: str, compiled: bool) -> Segmenter:
+def _open_stream(file: IO[bytes], device: torch.device, provider: str, options: dict[str, Any]) -> Segmenter:
     """Open what a file object holds from where it stands; runtimes open paths, so it becomes a file for a while."""
     if not hasattr(file, "read"):
         raise UserError(f"a {type(file).__name__} is no model; give a path, or a file opened in binary mode")
@@ -286,7 +298,7 @@ def _open_stream(file: IO[bytes], device: torch.device, provider: str, compiled:
             copy.write(head)
             shutil.copyfileobj(file, copy)
         try:
-            segmenter = open_segmenter(path, device, provider, compiled=compiled)
+            segmenter = open_segmenter(path, device, provider, **options)
         except UserError as error:
             raise UserError(str(error).replace(str(path), name or "the file object")) from error
     segmenter.path = Path(name) if name else None

@@ -15,6 +15,7 @@ from icnet.data.datamodule import SegmentationDataModule
 from icnet.data.labels import ClassTable
 from icnet.deploy import Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
+from icnet.deploy.runtimes.foreign import read_told
 from icnet.deploy.scoring import EvaluationTask
 from icnet.errors import UserError
 from icnet.factory.data import data_fingerprint, data_set, data_title, prepare_data
@@ -72,7 +73,10 @@ def open_evaluated(config: EvalConfig) -> Segmenter:
     path = Path(config.ckpt or "")
     # Lightning moves it to its device, or it follows the images.
     runtime = config.runtime
-    segmenter = open_segmenter(path, torch.device("cpu"), runtime.provider, compiled=runtime.compile)
+    told = read_told(runtime.classes, runtime.mean, runtime.std)
+    segmenter = open_segmenter(
+        path, torch.device("cpu"), runtime.provider, compiled=runtime.compile, told=told, resize=runtime.resize
+    )
     segmenter.sha256 = sha256(path)
     return segmenter
 

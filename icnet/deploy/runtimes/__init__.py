@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from icnet.deploy.runtimes.foreign import Told
 from icnet.deploy.runtimes.om_segmenter import OM_SUFFIX, OmSegmenter
 from icnet.deploy.runtimes.onnx_segmenter import OnnxSegmenter
 from icnet.deploy.runtimes.onnx_session import ONNX_SUFFIX
@@ -32,7 +33,8 @@ RUNTIMES: dict[str, type[Segmenter]] = {
 
 
 def open_segmenter(
-    path: Path, device: torch.device, provider: str = "auto", *, compiled: bool = False
+    path: Path, device: torch.device, provider: str = "auto", *, compiled: bool = False, told: Told | None = None,
+    resize: bool = True,
 ) -> Segmenter:  # fmt: skip
     """Open a model by its file's suffix.
 
@@ -42,13 +44,16 @@ def open_segmenter(
         provider: What ONNX Runtime computes with: ``auto`` for what is there for the device, or a key of
             ``onnx_session.PROVIDERS``.
         compiled: Whether torch compiles a checkpoint's network.
+        told: What is told of an ``.onnx`` file that says nothing of itself.
+        resize: Whether images of another size than a file's fixed one are resized; otherwise they are refused.
 
     Raises:
         UserError: If the file is missing, unknown or broken, has no such provider, or cannot be compiled.
     """
     if path.suffix not in RUNTIMES:
         raise UserError(f"{path} is no model; give a file that ends in {', '.join(RUNTIMES)}")
-    segmenter = RUNTIMES[path.suffix].open_with(path, device, provider)
+    segmenter = RUNTIMES[path.suffix].open_with(path, device, provider, told)
+    segmenter.resizes = resize
     if compiled:
         segmenter.compile_network()
     return segmenter

@@ -106,7 +106,10 @@ class ExportedSegmenter(Segmenter):
         if not self.labels_only or self._size(image) != tuple(image.shape[-2:]):
             return super().labels(image)
         # Scores made of labels, as many as there are classes, would take longer than some networks.
-        return torch.cat([outputs[0].to(torch.uint8) for outputs in self._run(image)]).to(image.device)
+        found = torch.cat([outputs[0].to(torch.uint8) for outputs in self._run(image)])
+        if found.shape[-2:] != image.shape[-2:]:
+            found = F.interpolate(found.unsqueeze(1), tuple(image.shape[-2:]), mode="nearest-exact").squeeze(1)
+        return found.to(image.device)
 
     def _size(self, image: Tensor) -> tuple[int, int]:
         """Return (height, width) of what goes into the graph for an image."""
@@ -119,6 +122,12 @@ class ExportedSegmenter(Segmenter):
         """
         x, size = image.cpu() if self.on_cpu else image, self._size(image)
         if size != tuple(image.shape[-2:]):
+            if not self.resizes:
+                raise UserError(
+                    f"{self.path} takes images of {size[0]}x{size[1]} and this one is of {image.shape[2]}x"
+                    f"{image.shape[3]} (height x width); give such images, or let them be resized by leaving out "
+                    "resize=false"
+                )
             x = F.interpolate(x.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         if not self.normalizes:
             x = self._normalizer_on(x.device)(x)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from icnet.data.labels import ClassTable
+from icnet.deploy.runtimes.foreign import Told
 from icnet.deploy.trained_network import model_title, trained_on
 from icnet.errors import UserError
 
@@ -42,6 +43,9 @@ class Segmenter(nn.Module, ABC):
     min_side = 1
     """Shortest side of an image in pixels; smaller ones are enlarged."""
 
+    resizes = True
+    """Whether images of another size than a file's fixed one are resized; otherwise they are refused."""
+
     divisor = 1
     """What both sides of an image have to be a multiple of."""
 
@@ -66,17 +70,23 @@ class Segmenter(nn.Module, ABC):
         """
 
     @classmethod
-    def open_with(cls, path: Path, device: torch.device, provider: str) -> Self:
+    def open_with(cls, path: Path, device: torch.device, provider: str, told: Told | None = None) -> Self:
         """Open a file and choose what computes, for runtimes that have several.
 
         Args:
             path: As for ``open``.
             device: As for ``open``.
             provider: ``auto`` for what suits the device; others are the runtime's.
+            told: What is told of a file that says nothing of itself.
 
         Raises:
-            UserError: If this runtime has no such provider; or see ``open``.
+            UserError: If this runtime has no such provider, or takes files alone that say what they are; or see
+                ``open``.
         """
+        if told is not None:
+            raise UserError(
+                f"classes={told.file} is for .onnx files of other programs and not for {path}; leave it out"
+            )
         if provider != "auto":
             raise UserError(f"provider={provider} is for .onnx files and not for {path}; leave it at auto")
         return cls.open(path, device)
