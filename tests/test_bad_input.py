@@ -571,12 +571,18 @@ def test_evaluation_with_a_value_out_of_range_is_refused(evaluate, tmp_path, wor
         ("export.width=-64", ("export.width=-64", "at least 64 pixels")),
         ("export.batch=0", ("export.batch=0", "from 1, or dynamic")),
         ("export.images=nowhere", ("export.images=nowhere matches no image",)),
+        (
+            "export.precision=int8 export.target=pt2 output=x.pt2",
+            ("not for export.target=pt2", "give export.target=onnx"),
+        ),
+        ("export.precision=int8 data.root=nowhere", ("int8 takes images to calibrate on", "nowhere", "data.root=")),
+        ("export.precision=int8 data.train_split=test", ("int8 takes images to calibrate on", "test")),
         ("output=ICNet.pb", ("output=ICNet.pb", ".onnx")),
         ("output=", ("output=", ".onnx")),
     ],
 )
 def test_export_with_a_value_out_of_range_is_refused(script, trained, tmp_path, word, words):
-    done = script("export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=64", word)
+    done = script("export", f"ckpt={trained / CKPT}", "export.height=64", "export.width=64", *word.split())
     assert_refused(done, *words)
     assert list(Path.cwd().iterdir()) == []
 

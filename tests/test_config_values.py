@@ -106,6 +106,9 @@ EXPORT = [
     ("export.head=softmax", "export.head=softmax is unknown; choose one of logits, argmax, argmax_u8, confidence"),
     ("export.batch=0", "export.batch=0", "from 1, or dynamic"),
     ("export.batch=1.5", "export.batch=1.5", "from 1, or dynamic"),
+    ("export.precision=int4", "export.precision=int4 is unknown; choose one of fp32, fp16, int8"),
+    ("export.calibration_images=0", "export.calibration_images=0", "from 1"),
+    ("export.max_drop=-1", "export.max_drop=-1", "from 0"),
 ]
 DEMO = [
     ("alpha=2", "alpha=2.0", "from 0 to 1"),

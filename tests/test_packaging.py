@@ -47,7 +47,7 @@ def test_constraints_pin_every_dependency_within_its_bounds(python):
     extras = PROJECT["optional-dependencies"]
     for text in (
         *PROJECT["dependencies"],
-        *(word for name in ("dev", "fast", "npu", "joblib", "submitit", "optuna") for word in extras[name]),
+        *(word for name in ("dev", "fast", "int8", "npu", "joblib", "submitit", "optuna") for word in extras[name]),
     ):
         requirement = Requirement(text)
         version = pinned.get(canonicalize_name(requirement.name))

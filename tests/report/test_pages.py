@@ -121,6 +121,28 @@ def test_evaluation_has_a_page_with_its_confusion_in_percent_of_labels(evaluatio
         assert text in page.words, text
 
 
+def test_page_shows_what_int8_cost_of_files_in_the_folder_and_of_the_one_that_was_evaluated(run, evaluation, tmp_path):
+    scores = {
+        "precision": "int8", "data": "camvid", "split": "val", "images": 101, "calibration_images": 300,
+        "calibration_folder": "data/camvid/train", "max_drop": 0.5, "label_agreement": 0.985,
+        "in_float": ["/stem/Conv"], "tried": [{"in_float": [], "miou": 0.5}],
+        "before": {"miou": 0.6, "iou": {"road": 0.8, "train": None}, "bytes": 4_000_000, "latency_ms": 40.0},
+        "after": {"miou": 0.598, "iou": {"road": 0.79, "train": None}, "bytes": 1_000_000, "latency_ms": 10.0},
+    }  # fmt: skip
+    folder = run(tmp_path / "run")
+    (folder / "net.onnx.json").write_text(json.dumps({"target": "onnx", "scores": scores}))
+    (folder / "plain.onnx.json").write_text(json.dumps({"target": "onnx"}))
+    (folder / "another.program.json").write_text("[")
+    elsewhere = evaluation(tmp_path / "eval", ckpt=str(folder / "net.onnx"))
+    for page in (check(write_report(folder)), check(write_report(elsewhere))):
+        assert "Lower precision: net.onnx int8 against float32 on camvid, val, 101 images." in page.words
+        for text in ("MB 4.0 1.0 x 0.25", "ms 40.0 10.0 x 0.25", "mIoU % 60.0 59.8 -0.2", "road % 80.0 79.0 -1.0",
+                     "train % - -", "98.5 % of the labels", "300 images of data/camvid/train",
+                     "In float32: /stem/Conv.", "mIoU 50.0 % with no layer in float32"):  # fmt: skip
+            assert text in page.words, text
+        assert page.words.count("Lower precision") == 1
+
+
 def test_best_and_worst_images_come_in_order_with_their_miou(run, picture, tmp_path):
     folder = run(tmp_path / "run")
     for name in ("worst_1_c.jpg", "best_2_b.jpg", "best_1_a.jpg"):

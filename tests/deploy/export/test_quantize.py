@@ -13,7 +13,7 @@ from icnet.data.images import read_image
 from icnet.deploy.export import GraphSpec
 from icnet.deploy.export.onnx_export import build_onnx
 from icnet.deploy.export.onnx_graph import complete
-from icnet.deploy.export.quantize import _with_one_type, import_nncf, layers_in_float, quantize
+from icnet.deploy.export.quantize import _with_one_type, import_nncf, layers_in_float, quantize, quantize_within
 from icnet.errors import UserError
 
 
@@ -133,3 +133,51 @@ def test_network_in_int8_gives_nearly_the_same_labels(make_net, images, tmp_path
         expected = net(torch.from_numpy(x)).argmax(1).numpy()
         shares.append((session.run(None, {"image": x})[0].argmax(1) == expected).mean())
     assert np.mean(shares) > 0.85  # of an untrained network, whose scores lie close together
+
+
+def three_layers() -> onnx.ModelProto:
+    """A layer "wide" gives channel 0 up to 1000 and channel 1 up to 1; "fine" tells by channel 1, "easy" by the image.
+
+    One scale for both channels has steps of 4, which leave nothing of channel 1: in int8 "fine" sees zeros.
+    """
+    weights = {
+        "w1": [[1000, 0, 0], [0, 1, 0]], "w2": [[0, 1], [0, 0]], "w3": [[0, 0, 0], [0, 0, 0.5]],
+    }  # fmt: skip
+    constants = [
+        numpy_helper.from_array(np.array(value, np.float32)[:, :, None, None], name) for name, value in weights.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["a"], "wide", kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "fine", kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["image", "w3"], ["d"], "easy", kernel_shape=[1, 1]),
+        helper.make_node("Add", ["c", "d"], ["y"], "sum"),
+    ]
+    ports = [helper.make_tensor_value_info(*port) for port in (
+        ("image", TensorProto.FLOAT, [1, 3, 8, 8]), ("y", TensorProto.FLOAT, [1, 2, 8, 8]),
+    )]  # fmt: skip
+    made = helper.make_graph(nodes, "by hand", ports[:1], ports[1:], constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_layer_that_costs_most_stays_in_float():
+    pytest.importorskip("nncf")
+    model = three_layers()
+    pixels = np.random.default_rng(0).uniform(0, 1, (3, 1, 3, 8, 8)).astype(np.float32)
+    pixels[:, 0, 0, 0, 0] = 1
+
+    def labels(graph, position):
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(None, {"image": pixels[position]})[0].argmax(1)
+
+    def validate(graph, positions):
+        shares = [float((labels(graph, one) == labels(model, one)).mean()) for one in positions]
+        return sum(shares) / len(shares), shares
+
+    every = quantize(model, range(3), lambda position: pixels[position])
+    assert layers_in_float(every) == []
+    assert validate(every, [0, 1, 2])[0] < 0.8
+    made = quantize_within(model, range(3), lambda position: pixels[position], 3, validate, 0.05)
+    assert "fine" in layers_in_float(made)
+    assert "easy" not in layers_in_float(made)
+    assert validate(made, [0, 1, 2])[0] >= 0.95
