@@ -9,14 +9,13 @@ def main(config: ExportConfig) -> float:
     """Write the file, print what it is, and return the largest difference to the network."""
     import time
     from contextlib import nullcontext
-    from dataclasses import fields
     from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
 
     from icnet import factory
-    from icnet.deploy.export import TARGETS, GraphSpec, default_file, export_verified
+    from icnet.deploy.export import TARGETS, default_file, export_verified
     from icnet.deploy.locate import find_checkpoint
     from icnet.deploy.runtimes.heads import HEADS
     from icnet.deploy.trained_network import read_network, trained_on
@@ -24,10 +23,7 @@ def main(config: ExportConfig) -> float:
 
     start = time.perf_counter()
     export, target = config.export, config.export.target
-    kind = TARGETS[target]
-    chosen = {field.name: getattr(export, field.name) for field in fields(GraphSpec)}
-    chosen["batch"] = None if export.batch == "dynamic" else export.batch
-    spec = GraphSpec(**chosen | {"head": export.head or kind.head, "profile": export.profile or kind.profiles[0]})
+    spec = factory.graph_spec(export)
     checkpoint = find_checkpoint(config.ckpt)
     network = read_network(checkpoint)
     path = default_file(network, target) if config.output is None else Path(config.output).expanduser()
@@ -44,7 +40,7 @@ def main(config: ExportConfig) -> float:
     table.add_row("label agreement", f"{100 * agreement.label_agreement:.4f} %")
     table.add_row("seconds", f"{time.perf_counter() - start:.1f}")
     Console().print(table)
-    script = kind.script
+    script = TARGETS[target].script
     if script and not path.exists():
         print(f"{path.name} is made elsewhere: run 'sh {script(path).name}' in {path.parent.resolve()}, where CANN is")
     else:

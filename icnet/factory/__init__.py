@@ -10,7 +10,7 @@ from icnet.factory.evaluation import (
     open_evaluated,
     resolve_evaluation,
 )
-from icnet.factory.exporting import proving_ground
+from icnet.factory.exporting import graph_spec, proving_ground
 from icnet.factory.findings import look_through
 from icnet.factory.loss import class_weights
 from icnet.factory.network import network
@@ -29,6 +29,7 @@ __all__ = [
     "evaluation_task",
     "evaluation_trainer",
     "finished_results",
+    "graph_spec",
     "lightning_trainer",
     "look_through",
     "network",

@@ -1,10 +1,10 @@
-"""From configuration to what an export in int8 is calibrated and scored on."""
+"""From configuration to the graph to export, and to what int8 is calibrated and scored on."""
 
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,25 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from icnet.config import EvalConfig, ExportConfig, TrainerConfig
-from icnet.deploy.export import Labelled, ProvingGround
+from icnet.config import EvalConfig, ExportConfig, ExportOptions, TrainerConfig
+from icnet.deploy.export import TARGETS, GraphSpec, Labelled, ProvingGround
 from icnet.errors import UserError
 from icnet.factory.data import data_module, data_set, data_title
 from icnet.factory.evaluation import evaluation_task, evaluation_trainer, open_evaluated, resolve_evaluation
+
+
+def graph_spec(options: ExportOptions) -> GraphSpec:
+    """Describe the graph that is asked for; what is not given is as the target has it.
+
+    Raises:
+        UserError: If a value is out of its range.
+    """
+    target = TARGETS[options.target]
+    chosen = {field.name: getattr(options, field.name) for field in fields(GraphSpec)}
+    chosen["batch"] = None if options.batch == "dynamic" else options.batch
+    chosen["head"] = options.head or target.head
+    chosen["profile"] = options.profile or target.profiles[0]
+    return GraphSpec(**chosen)
 
 
 @contextmanager
