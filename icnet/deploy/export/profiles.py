@@ -65,6 +65,7 @@ class Profile:
         port_types: Of the graph's inputs and outputs beside ``types``, and of nothing between them.
         input_types: Of its inputs; none for all.
         static: Whether the sides of the inputs have to be numbers, and sizes that Resize is given constants.
+        zero_points: Whether those of quantised tensors may be others than 0.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Profile:
     port_types: tuple[str, ...] = ()
     input_types: tuple[str, ...] = ()
     static: bool = False
+    zero_points: bool = True
 
 
 PROFILES = {
@@ -93,6 +95,7 @@ PROFILES = {
         dict.fromkeys(TENSORRT_OPERATORS.split(), TENSORRT_OPSETS),
         (*FLOATS, "BFLOAT16", *INTEGERS, "INT8"),  # DOUBLE, of limited support, is no type of any operator there
         port_types=("UINT8",),
+        zero_points=False,
     ),
     # All of ONNX Runtime's operators, compiled to WebAssembly, of which Cast knows no float64 (1.30.0: web/README.md).
     "browser": Profile(
@@ -138,6 +141,7 @@ def _violations(model: Any, profile: Profile, opset: int) -> Iterator[tuple[str,
         otherwise = "export.dynamic_size=false"
     ports = {value.name for value in (*inputs, *model.graph.output)}
     constants = set(weights)
+    shifted = {weight.name for weight in model.graph.initializer if _is_shifted(weight)}
     for graph in _graphs(model.graph):
         types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *inputs, *graph.output)}
         types |= {weight.name: weight.data_type for weight in graph.initializer}
@@ -158,6 +162,8 @@ def _violations(model: Any, profile: Profile, opset: int) -> Iterator[tuple[str,
                 known = not profile.types or kind in ("UNDEFINED", *profile.types)
                 if not known and not (tensor in ports and kind in profile.port_types):
                     yield f"{shown} with the type {kind}", remedy
+            if not profile.zero_points and node.op_type in QUANTISED and shifted & set(node.input[2:]):
+                yield f"{shown} with another zero point than 0", remedy
             if profile.static and node.op_type == "Resize":
                 computed = [tensor for tensor in node.input[1:] if tensor and tensor not in constants]
                 if computed:
@@ -177,6 +183,13 @@ def _other_opset(allowed: Collection[int], opset: int) -> str:
     """Say which opset is allowed: the newest that is older, or else the oldest."""
     older = [one for one in allowed if one < opset]
     return f"export.opset={max(older) if older else min(allowed)}"
+
+
+def _is_shifted(weight: Any) -> bool:
+    """Tell whether a constant of 8-bit integers, which may be a zero point, is not zero everywhere."""
+    from onnx import TensorProto, numpy_helper
+
+    return weight.data_type in (TensorProto.INT8, TensorProto.UINT8) and bool(numpy_helper.to_array(weight).any())
 
 
 def _type_name(number: int) -> str:

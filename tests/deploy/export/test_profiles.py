@@ -37,6 +37,8 @@ BYTES = [
     helper.make_node("Cast", ["small"], ["y"], "floats", to=TensorProto.FLOAT),
 ]
 QUANTISED = helper.make_node("QuantizeLinear", ["x", "step"], ["y"], "quantise")
+SHIFTED = helper.make_node("QuantizeLinear", ["x", "step", "point"], ["y"], "shifted")
+POINT = helper.make_tensor("point", TensorProto.INT8, [], [3])
 STEP = helper.make_tensor("step", TensorProto.FLOAT, [], [0.5])
 ELSEWHERE = helper.make_node("FusedConv", ["x"], ["y"], "fused", domain="com.microsoft")
 GROWN = size("sizes", 1, 3, 9, 9)
@@ -81,6 +83,8 @@ def test_uint8_goes_in_everywhere_but_on_ascend_whose_chip_does_it(exported):
         ("ascend", graph(COMPUTED), r"Resize \(node grow\) with a computed size", "export.dynamic_size=false"),
         ("ascend", graph([QUANTISED], weights=[STEP]), r"QuantizeLinear \(node quantise\)", "export.precision=fp32"),
         ("ascend", graph(DOUBLE), r"Cast \(node widen\) with the type DOUBLE", "export.profile=generic"),
+        ("tensorrt", graph([SHIFTED], weights=[STEP, POINT], out=TensorProto.INT8),
+         r"QuantizeLinear \(node shifted\) with another zero point than 0", "export.precision=fp32"),
         ("tensorrt", graph([RELU], opset=25), "opset 25", "export.opset=24"),
         ("tensorrt", graph(DOUBLE, OPEN), "Cast .node widen. with the type DOUBLE", "export.dynamic_size=false"),
         ("tensorrt", graph(BYTES), "Cast .node bytes. with the type UINT8", "export.profile=generic"),
