@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 META_KEY = "icnet"  # where our checkpoints keep the plain description of what they are
 NET_PREFIX = "net."  # what the LightningModule puts in front of the network's keys
-WRAPPERS = ("state_dict", "model_state")
-"""Where the tensors lie in a file that has more: in all of ours and most others', and in pytorch-semseg's."""
+WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+"""Where the tensors lie in a file that has more: in all of ours and most others', in pytorch-semseg's, as torch's
+tutorial on checkpoints calls it, and as many training scripts do."""
 
 
 def load_file(path: Path) -> Any:

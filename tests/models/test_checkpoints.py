@@ -92,6 +92,14 @@ def test_reference_files_load_with_and_without_module_prefix_and_fc(
     assert torch.equal(net.backbone.stem[2].bn.running_var, reference_tensors["pretrained.bn1.running_var"])
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state", "model_state_dict", "model"])
+def test_tensors_are_found_among_what_training_scripts_keep_beside_them(reference_tensors, tmp_path, wrapper):
+    tensors, wanted = reference_tensors, from_reference(reference_tensors)
+    others = {"epoch": 7, "optimizer": {"lr": 0.1}, "best": 0.5, "args": ["--lr"], "rng": torch.zeros(3)}
+    path = saved({**others, wrapper: tensors}, tmp_path / "last.pth")
+    assert_same(read_checkpoint(path).state_dict, wanted)
+
+
 def test_reference_files_of_old_torch_versions_load(reference_tensors, tmp_path):
     path = tmp_path / "old.pth"
     torch.save(reference_tensors, path, _use_new_zipfile_serialization=False)

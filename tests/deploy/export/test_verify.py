@@ -31,6 +31,17 @@ def test_tampered_weights_fail_the_verification(net, normalizer, checkpoint, tmp
         verify(OnnxSegmenter(path), net, normalizer, pictures, [(64, 128)])
 
 
+def test_rounding_of_large_logits_is_no_difference(make_net, normalizer, checkpoint, tmp_path):
+    net = make_net()
+    net.classifier.weight.mul_(1e5)
+    export_onnx(net, normalizer, tmp_path / "net.onnx", GraphSpec(64, 64), describe(read_network(checkpoint)))
+    agreement = verify(OnnxSegmenter(tmp_path / "net.onnx"), net, normalizer, [], [(64, 64)])
+    assert agreement.max_difference > 0.001
+    net.classifier.weight[3].mul_(1.01)
+    with pytest.raises(UserError, match="differs from the network by"):
+        verify(OnnxSegmenter(tmp_path / "net.onnx"), net, normalizer, [], [(64, 64)])
+
+
 def test_a_network_that_yields_nan_fails_the_verification(make_net, normalizer, checkpoint, tmp_path):
     net = make_net()
     net.classifier.weight[3] = float("nan")
