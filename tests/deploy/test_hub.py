@@ -21,7 +21,7 @@ from icnet.errors import UserError
 from icnet.models import NETWORKS, Option, SegmentationNetwork
 from icnet.models.checkpoints import read_checkpoint
 from icnet.models.integrity import sha256
-from icnet.run.results import EvaluationRecord, TrainingRecord, Validation, write_results
+from icnet.run.results import EvaluationRecord, TrainingRecord, Validation, read_results, write_results
 
 FILES = ["README.md", "config.json", "model.safetensors"]
 LICENCE = "CC BY-NC-SA 3.0"
@@ -199,7 +199,7 @@ def test_evaluation_of_the_very_file_is_shown_and_of_no_other(run, tmp_path):
 
 
 def test_results_of_other_classes_are_refused(opened, run, tmp_path):
-    record = hub.read_results(run / "results.json")
+    record = read_results(run / "results.json")
     record.history[1].iou = {"road": 0.5, "sky": 0.5, "a|b": 0.5}
     write_results(run / "results.json", record)
     with pytest.raises(UserError, match="other classes"):
