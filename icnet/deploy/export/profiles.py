@@ -148,7 +148,8 @@ def _violations(model: Any, profile: Profile, opset: int) -> Iterator[tuple[str,
         constants |= {weight.name for weight in graph.initializer}
         for node in graph.node:
             shown = f"the operator {node.op_type} (node {node.name or node.output[0]})"
-            remedy = "export.precision=fp32" if node.op_type in QUANTISED else otherwise
+            quantised = node.op_type in QUANTISED
+            remedy = "export.precision=fp32" if quantised else otherwise
             if node.op_type == "Constant":
                 constants.add(node.output[0])
             if node.domain not in STANDARD:
@@ -161,9 +162,9 @@ def _violations(model: Any, profile: Profile, opset: int) -> Iterator[tuple[str,
                 kind = _type_name(types.get(tensor, 0))
                 known = not profile.types or kind in ("UNDEFINED", *profile.types)
                 if not known and not (tensor in ports and kind in profile.port_types):
-                    yield f"{shown} with the type {kind}", remedy
-            if not profile.zero_points and node.op_type in QUANTISED and shifted & set(node.input[2:]):
-                yield f"{shown} with another zero point than 0", remedy
+                    yield f"{shown} with the type {kind}", "export.symmetric=true" if quantised else otherwise
+            if not profile.zero_points and quantised and shifted & set(node.input[2:]):
+                yield f"{shown} with another zero point than 0", "export.symmetric=true"
             if profile.static and node.op_type == "Resize":
                 computed = [tensor for tensor in node.input[1:] if tensor and tensor not in constants]
                 if computed:

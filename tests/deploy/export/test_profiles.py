@@ -38,6 +38,7 @@ BYTES = [
 ]
 QUANTISED = helper.make_node("QuantizeLinear", ["x", "step"], ["y"], "quantise")
 SHIFTED = helper.make_node("QuantizeLinear", ["x", "step", "point"], ["y"], "shifted")
+INTO_BYTES = helper.make_node("QuantizeLinear", ["x", "step"], ["b"], "into")
 POINT = helper.make_tensor("point", TensorProto.INT8, [], [3])
 STEP = helper.make_tensor("step", TensorProto.FLOAT, [], [0.5])
 ELSEWHERE = helper.make_node("FusedConv", ["x"], ["y"], "fused", domain="com.microsoft")
@@ -84,7 +85,9 @@ def test_uint8_goes_in_everywhere_but_on_ascend_whose_chip_does_it(exported):
         ("ascend", graph([QUANTISED], weights=[STEP]), r"QuantizeLinear \(node quantise\)", "export.precision=fp32"),
         ("ascend", graph(DOUBLE), r"Cast \(node widen\) with the type DOUBLE", "export.profile=generic"),
         ("tensorrt", graph([SHIFTED], weights=[STEP, POINT], out=TensorProto.INT8),
-         r"QuantizeLinear \(node shifted\) with another zero point than 0", "export.precision=fp32"),
+         r"QuantizeLinear \(node shifted\) with another zero point than 0", "export.symmetric=true"),
+        ("tensorrt", graph([INTO_BYTES, helper.make_node("DequantizeLinear", ["b", "step"], ["y"])], weights=[STEP]),
+         r"QuantizeLinear \(node into\) with the type UINT8", "export.symmetric=true"),
         ("tensorrt", graph([RELU], opset=25), "opset 25", "export.opset=24"),
         ("tensorrt", graph(DOUBLE, OPEN), "Cast .node widen. with the type DOUBLE", "export.dynamic_size=false"),
         ("tensorrt", graph(BYTES), "Cast .node bytes. with the type UINT8", "export.profile=generic"),
