@@ -574,8 +574,10 @@ class ExportOptions(Keys, above="export."):
         "numbers of the graph. fp16: float16; int8: calibrated and scored on the data; both with onnx and openvino",
         choices=("fp32", "fp16", "int8"),
     )
-    symmetric: bool = key(
-        False, "int8 without zero points, as TensorRT takes it; ONNX Runtime and OpenVINO are slower with it on CPUs"
+    symmetric: bool | None = key(
+        None,
+        "int8 without zero points, as TensorRT takes it; ONNX Runtime and OpenVINO are slower with it on CPUs",
+        unit="null = true with export.profile=tensorrt",
     )
     calibration_images: int = key(
         300, "training images that int8 is calibrated on, evenly spread over the split", low=1

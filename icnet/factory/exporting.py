@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from icnet.config import EvalConfig, ExportConfig, ExportOptions, TrainerConfig
 from icnet.deploy.export import TARGETS, GraphSpec, Labelled, ProvingGround
+from icnet.deploy.export.profiles import PROFILES
 from icnet.errors import UserError
 from icnet.factory.data import data_module, data_set, data_title
 from icnet.factory.evaluation import evaluation_task, evaluation_trainer, open_evaluated, resolve_evaluation
@@ -31,6 +32,8 @@ def graph_spec(options: ExportOptions) -> GraphSpec:
     chosen["batch"] = None if options.batch == "dynamic" else options.batch
     chosen["head"] = options.head or target.head
     chosen["profile"] = options.profile or target.profiles[0]
+    if options.symmetric is None:
+        chosen["symmetric"] = not PROFILES[chosen["profile"]].zero_points
     return GraphSpec(**chosen)
 
 

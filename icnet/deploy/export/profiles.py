@@ -77,6 +77,11 @@ class Profile:
     static: bool = False
     zero_points: bool = True
 
+    def takes_int8(self, symmetric: bool) -> bool:
+        """Tell whether a quantised graph is allowed, without zero points or with them."""
+        known = self.operators is None or all(operator in self.operators for operator in QUANTISED)
+        return known and (self.zero_points or symmetric)
+
 
 PROFILES = {
     "generic": Profile("https://onnx.ai/onnx/operators"),

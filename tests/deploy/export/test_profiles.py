@@ -4,6 +4,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from icnet import factory
+from icnet.config import ExportOptions
 from icnet.deploy.export import TARGETS, GraphSpec, export_onnx, export_verified
 from icnet.deploy.export.profiles import PROFILES, check_graph
 from icnet.deploy.trained_network import read_network
@@ -130,6 +132,17 @@ def test_nothing_is_written_of_a_graph_that_is_not_allowed(checkpoint, tmp_path,
     with pytest.raises(UserError, match=message):
         export_verified(read_network(checkpoint), path, GraphSpec(64, 64, **spec), target=target)
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_that_a_profile_does_not_allow_is_refused_before_anything_is_calibrated():
+    for profile, symmetric in (("ascend", False), ("ascend", True), ("tensorrt", False)):
+        with pytest.raises(UserError, match=f"^export.profile={profile} does not allow export.precision=int8"):
+            GraphSpec(profile=profile, precision="int8", symmetric=symmetric)
+    for profile, given, wanted in (
+        ("tensorrt", None, True), ("tensorrt", True, True), ("generic", None, False), ("browser", True, True),
+    ):  # fmt: skip
+        options = ExportOptions(profile=profile, precision="int8", symmetric=given)
+        assert factory.graph_spec(options).symmetric is wanted
 
 
 def test_ascend_is_implied_by_its_target():
