@@ -58,8 +58,8 @@ def proving_ground(config: ExportConfig, checkpoint: Path) -> Iterator[ProvingGr
 
         def score(path: Path, positions: Sequence[int] | None = None) -> Labelled:
             one = replace(resolved, ckpt=str(path))
-            module = data_module(data, one.seed)
-            if positions is not None:
+            module = data_module(data if positions is None else replace(data, workers=0), one.seed)
+            if positions is not None:  # of a few images, many times: processes would start longer than they load
                 module.val.samples = [module.val.samples[position] for position in positions]
             task = evaluation_task(one, open_evaluated(one), module.classes)
             trainer, kept = evaluation_trainer(one, module), KeptLabels()
