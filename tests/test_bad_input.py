@@ -575,7 +575,10 @@ def test_evaluation_with_a_value_out_of_range_is_refused(evaluate, tmp_path, wor
             "export.precision=int8 export.target=pt2 output=x.pt2",
             ("not for export.target=pt2", "give export.target=onnx"),
         ),
-        ("export.precision=int8 data.root=nowhere", ("int8 takes images to calibrate on", "nowhere", "data.root=")),
+        (
+            "export.precision=int8 data=camvid data.root=nowhere",
+            ("int8 takes images to calibrate on", "nowhere", "data.root="),
+        ),
         ("export.precision=int8 data.train_split=test", ("int8 takes images to calibrate on", "test")),
         ("output=ICNet.pb", ("output=ICNet.pb", ".onnx")),
         ("output=", ("output=", ".onnx")),
