@@ -26,7 +26,19 @@ Timings = dict[str, list[float]]  # seconds of every round, by contender
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "reference"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-VERSIONS_OF = ("torch", "torch_npu", "opencv-python-headless", "pillow", "numpy")
+VERSIONS_OF = ("torch", "torch_npu", "onnxruntime", "openvino", "opencv-python-headless", "pillow", "numpy")
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+)
+"""Those that decide how fast a CPU multiplies, as ``/proc/cpuinfo`` calls them."""
 
 
 # ---------------------------------------------------------------- command line
@@ -152,14 +164,17 @@ def print_table(
 
 def show(table: Table, device: torch.device | None = None) -> None:
     """Print a table and what it was measured on."""
-    console = Console(width=max(Console().width, 120))
+    console = Console(width=max(Console().width, 120, Console(width=500).measure(table).maximum))
     console.print(table)
     console.print(machine(device), style="dim", highlight=False, soft_wrap=True)
 
 
 def machine(device: torch.device | None = None) -> str:
     """Describe hardware, versions, date and load in one line; a load above the threads used means disturbed numbers."""
-    parts = [_processor(), f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"]
+    parts = [
+        " ".join([_processor(), *instruction_sets()]),
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+    ]
     if device is not None and device.type != "cpu":
         parts.append(getattr(torch, device.type).get_device_name(device))
     if hasattr(os, "getloadavg"):
@@ -169,6 +184,16 @@ def machine(device: torch.device | None = None) -> str:
         with contextlib.suppress(PackageNotFoundError):
             parts.append(f"{package} {version(package)}")
     return ", ".join([*parts, f"{datetime.now(timezone.utc):%Y-%m-%d}"])
+
+
+def instruction_sets() -> list[str]:
+    """Return those of ``INSTRUCTION_SETS`` that the CPU has, where that can be told."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("flags", "features")):
+                has = set(line.partition(":")[2].split())
+                return [name for name in INSTRUCTION_SETS if name in has]
+    return []
 
 
 def _commit() -> str:

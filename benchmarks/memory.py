@@ -21,6 +21,10 @@ class PeakMemory:
         run()
         self.peaks[name] = max(self.peaks.get(name, 0.0), self._peak() - before)
 
+    def process(self) -> float:
+        """Return the most GiB that the process has taken so far."""
+        return self._peak()
+
     def column(self) -> dict[str, str]:
         """Return the cells for ``print_table``."""
         return {name: f"{peak:.1f}" for name, peak in self.peaks.items() if peak > 0}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from icnet.errors import UserError
@@ -118,6 +119,8 @@ class SegmentationNetwork(nn.Module):
         Raises:
             UserError: If a side is too short or no multiple of ``divisor``.
         """
+        if torch.compiler.is_exporting():  # a side that becomes a number here would be fixed in the program
+            return
         height, width = int(image.shape[2]), int(image.shape[3])
         fit = self.allowed_side(height), self.allowed_side(width)
         if fit != (height, width):

@@ -157,6 +157,8 @@ class PyramidPooling(nn.Module):
         """Return what ``pooling_factors`` needs to know of rows and of columns."""
         if self.windows is None:
             return (height, bins, None, None), (width, bins, None, None)
+        if torch.compiler.is_exporting() and not (isinstance(height, int) and isinstance(width, int)):
+            raise UserError(f"its pooling has windows for features of {self.windows.size} alone")
         kernels, strides = self.windows.kernels[bins], self.windows.strides[bins]
         fits = _equal(height, self.windows.size[0]) & _equal(width, self.windows.size[1])
         return (height, bins, (kernels[0], strides[0]), fits), (width, bins, (kernels[1], strides[1]), fits)

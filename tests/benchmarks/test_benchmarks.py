@@ -11,11 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
+import icnet
 from benchmarks import contention, first_step, reference
 from icnet.data import street
+from icnet.data.labels import LABEL_ID_TO_TRAIN_ID
+from icnet.models import build_network
 
 TINY = ("--height", "64", "--width", "64", "--backbone", "resnet18")
 ONCE = ("--repeats", "1", "--threads", "1")
@@ -114,6 +118,52 @@ def test_forward_compares_with_the_reference(benchmark, clone):
 
 def test_forward_runs_alone(benchmark):
     assert "reference" not in benchmark("forward", *TINY, *ONCE)
+
+
+def rows_of(out: str) -> dict[str, list[str]]:
+    """The cells of a table by the first of each row."""
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    return {name: cells for name, *cells in lines}
+
+
+def test_inference_compares_runtimes_and_files_with_the_reference(benchmark, clone, tmp_path):
+    other = tmp_path / "broken.onnx"
+    other.write_bytes(b"none")
+    words = ("--networks", "icnet", *TINY, *ONCE, "--images", 2, "--runtimes", "bfloat16", "onnx")
+    out = benchmark("inference", *words, "--reference", clone, "--files", other)
+    rows = rows_of(out)
+    assert list(rows) == ["reference", "torch float32", "torch bfloat16", "onnxruntime float32"]
+    assert f"left out: broken.onnx: {other} can't be opened by onnxruntime" in " ".join(out.split())
+    whole, best, speedup, _, p99, rate, before, after, peak, size, labels = range(11)
+    for name, cells in rows.items():
+        numbers = [float(cell.rstrip("x")) for cell in cells]
+        assert numbers[best] <= numbers[whole] <= numbers[p99] + 0.1
+        assert numbers[before] + numbers[after] < numbers[whole]
+        assert numbers[size] > 40  # ResNet-18's 12 million numbers
+        assert numbers[peak] > 0.1
+        assert numbers[labels] >= (50 if name == "torch bfloat16" else 99)  # of an untrained network
+        assert numbers[rate] == pytest.approx(1000 / numbers[whole], rel=0.05)
+    assert rows["reference"][speedup] == "1.00x"
+    assert float(rows["reference"][before]) == float(rows["reference"][after]) == 0
+
+
+def test_inference_scores_a_checkpoint_on_its_data(benchmark, street_root, tmp_path):
+    torch.manual_seed(3)
+    net, described = build_network("icnet_lite0", 19), {"name": "icnet_lite0", "options": {}, "num_classes": 19}
+    states = {f"net.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": states, "icnet": {"model": described, "version": "test"}}, tmp_path / "net.ckpt")
+    words = ("--networks", tmp_path / "net.ckpt", "--height", 64, "--width", 128, *ONCE, "--images", 1, "--runtimes")
+    out = benchmark("inference", *words, "--data", "cityscapes", "--root", street_root)
+    ((*_, shown),) = rows_of(out).values()
+
+    counts, model = np.zeros((19, 19)), icnet.load(tmp_path / "net.ckpt", "cpu")
+    for file in (street_root / "leftImg8bit" / "val").rglob("*.png"):
+        stored = file.as_posix().replace("leftImg8bit", "gtFine").removesuffix(".png") + "_labelIds.png"
+        target = LABEL_ID_TO_TRAIN_ID[cv2.imread(stored, cv2.IMREAD_UNCHANGED)]
+        known = target != 255
+        np.add.at(counts, (target[known], model(file)[known]), 1)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    assert float(shown) == pytest.approx(100 * (counts.diagonal()[union > 0] / union[union > 0]).mean(), abs=0.006)
 
 
 def test_train_step_compares_with_the_reference(benchmark, clone):

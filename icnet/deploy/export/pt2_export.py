@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,20 +30,28 @@ def export_pt2(
         metadata: Further entries for the file's metadata.
 
     Raises:
-        UserError: If the network does not take the size, or that is left open.
+        UserError: If the network does not take the size, or torch.export cannot leave open what is to be.
         OSError: If the file can't be written.
     """
     spec.check_network(net)
-    if spec.dynamic_size:  # torch.export makes a number of every side that a network looks at (seen in 2.13)
-        raise UserError("export.dynamic_size=true is not for export.target=pt2; leave it out, or give target=onnx")
     module = Exportable(net, normalizer, spec)
-    open_batch = {0: torch.export.Dim("batch", min=1)} if spec.batch is None else {}
+    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)} if spec.batch is None else {}
+    if spec.dynamic_size:
+        for axis, name in ((2, "height"), (3, "width")):
+            side = torch.export.Dim(name, min=-(-net.min_side // net.divisor))
+            axes[axis] = net.divisor * side if net.divisor > 1 else side
     try:
         with torch.no_grad():
-            program = torch.export.export(module, (spec.example(spec.batch or 2),), dynamic_shapes=(open_batch,))
+            program = torch.export.export(module, (spec.example(spec.batch or 2),), dynamic_shapes=(axes,))
     except Exception as error:  # of a private class; icnet_mmseg and icnet_zh320 fix the number of images (torch 2.13)
-        if spec.batch is not None:
+        if not axes:
             raise
+        if spec.dynamic_size:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise UserError(
+                f"torch.export cannot leave this network's sizes open ({reason[:200]}); leave out "
+                "export.dynamic_size, or give export.target=onnx"
+            ) from error
         raise UserError("torch.export fixes this network's batch; give export.batch a number") from error
     program.example_inputs = None  # 25 MB of zeros otherwise
     content = io.BytesIO()

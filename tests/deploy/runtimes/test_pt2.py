@@ -18,7 +18,7 @@ from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.runtimes.pt2_segmenter import METADATA_FILE, Pt2Segmenter
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
-from icnet.models import SegmentationNetwork
+from icnet.models import NETWORKS, SegmentationNetwork
 from icnet.models.modules import ImageNormalizer
 from tests.models.test_integrity import damage
 
@@ -120,9 +120,35 @@ def test_checkpoint_becomes_a_verified_program_with_its_facts(checkpoint, image,
         assert icnet.load(io.BytesIO(stream.read()), "cpu").runtime == "torch.export"
 
 
-def test_size_cannot_be_left_open(tiny, tmp_path):
-    with pytest.raises(UserError, match=r"export\.dynamic_size=true is not for export\.target=pt2"):
-        write(tiny, tmp_path / "net.pt2", dynamic_size=True)
+def test_open_sizes_take_images_as_they_are(tiny, tmp_path):
+    opened = open_segmenter(write(tiny, tmp_path / "net.pt2", batch=None, dynamic_size=True), CPU, resize=False)
+    for count, height, width in ((1, 8, 12), (3, 9, 31), (2, 40, 5)):
+        image = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+        torch.testing.assert_close(opened(image), logits_of(tiny, image), atol=1e-5, rtol=0)
+
+
+OPEN = {  # to why not
+    "icnet": "", "icnet_lite0": "", "icnet_zh320": "", "icnet_paper": r"windows for features of \(33, 65\) alone",
+    "icnet_mmseg": "Constraints violated",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sizes_that_were_never_traced_are_exact_or_refused(make_net, tmp_path, name):
+    net, path = make_net(name=name), tmp_path / "net.pt2"
+    about = {key: json.dumps(value) for key, value in {**ABOUT, "min_side": 64}.items()}
+    spec = GraphSpec(96, 160, dynamic_size=True, normalize=True)
+    if OPEN[name]:
+        with pytest.raises(UserError, match=rf"cannot leave this network's sizes open \(.*{OPEN[name]}.*target=onnx"):
+            export_pt2(net, net.normalizer(), path, spec, about)
+        return
+    export_pt2(net, net.normalizer(), path, spec, about)
+    opened = open_segmenter(path, CPU, resize=False)
+    # 1/32 of these: even, odd, below the six bins, and above them without being divisible
+    for height, width in ((64, 64), (127, 201), (193, 97), (224, 352)):
+        image = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+        torch.testing.assert_close(opened.outputs(image)[0], net(net.normalizer()(image)), atol=1e-4, rtol=0)
 
 
 def test_changed_file_is_refused_or_the_same(file, tiny_image, tmp_path):
