@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from icnet.deploy.export.graph_spec import Exportable, GraphSpec
-from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, import_onnx, to_float16
+from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, fold_padding, import_onnx, to_float16
 from icnet.deploy.export.profiles import check_graph
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED, seal
@@ -61,6 +61,7 @@ def build_onnx(net: SegmentationNetwork, normalizer: ImageNormalizer, spec: Grap
         model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = net.num_classes
     if not spec.dynamic_size:
         compute_shapes(model)
+        fold_padding(model)
     return convert(model, spec.opset) if spec.opset > TRACED_OPSET else model
 
 

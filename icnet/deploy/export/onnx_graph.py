@@ -43,6 +43,32 @@ def compute_shapes(model: Any) -> None:
         _compute_shapes_once(model)
 
 
+def fold_padding(model: Any) -> None:
+    """Let convolutions pad by themselves what a Pad with zeros gives to nothing but them, in place.
+
+    Networks whose strides keep TensorFlow's borders pad one side more than the other, for which torch has no
+    convolution and ONNX has. Runtimes then fuse and quantise it like any other.
+    """
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    results = {value.name for value in model.graph.output}
+    kept = []
+    for node in model.graph.node:
+        users = [other for other in model.graph.node if node.op_type == "Pad" and node.output[0] in other.input]
+        borders = _zero_borders(node, constants) if users and node.output[0] not in results else None
+        if borders is None or not all(_can_pad(user, node.output[0]) for user in users):
+            kept.append(node)
+            continue
+        for user in users:
+            (pads,) = (attribute for attribute in user.attribute if attribute.name == "pads")
+            pads.ints[:] = [own + more for own, more in zip(pads.ints, borders, strict=True)]
+            user.input[0] = node.input[0]
+    used = {name for node in kept for name in node.input}
+    weights = [weight for weight in model.graph.initializer if weight.name in used]
+    del model.graph.node[:], model.graph.value_info[:], model.graph.initializer[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(weights)
+
+
 def convert(model: Any, opset: int) -> Any:
     """Return the model at a newer opset."""
     return import_onnx().version_converter.convert_version(model, opset)
@@ -64,6 +90,29 @@ def complete(model: Any) -> Any:
     onnx = import_onnx()
     onnx.checker.check_model(model, full_check=True)
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _zero_borders(pad: Any, constants: dict[str, Any]) -> list[int] | None:
+    """Return [top, left, bottom, right] of zeros that a Pad puts around (N, C, H, W); None if it does anything else."""
+    onnx = import_onnx()
+    if any(attribute.s != b"constant" for attribute in pad.attribute) or pad.input[1] not in constants:
+        return None
+    if any(name for name in pad.input[3:]):  # axes of its own
+        return None
+    value = pad.input[2] if len(pad.input) > 2 else ""
+    if value and (value not in constants or onnx.numpy_helper.to_array(constants[value]).any()):
+        return None
+    borders = onnx.numpy_helper.to_array(constants[pad.input[1]]).tolist()
+    if len(borders) != 8 or min(borders) < 0 or any(borders[axis] for axis in (0, 1, 4, 5)):
+        return None
+    return [*borders[2:4], *borders[6:]]
+
+
+def _can_pad(node: Any, tensor: str) -> bool:
+    """Tell whether a node is a convolution of the tensor that says its borders in numbers."""
+    names = [attribute.name for attribute in node.attribute]
+    is_conv = node.op_type == "Conv" and node.input[0] == tensor and tensor not in node.input[1:]
+    return is_conv and "pads" in names and "auto_pad" not in names
 
 
 def _compute_shapes_once(model: Any) -> None:
