@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnet.deploy.runtimes.segmenter import Segmenter
+from icnet.deploy.runtimes.segmenter import Segmenter, likeliest
 from icnet.errors import UserError
 from icnet.models.network import allowed_side, describe_sides
 from icnet.models.sizes import fitted, resized, with_short_side
@@ -101,7 +101,7 @@ class Inference:
         fits = tuple(image.shape[2:]) == fitted(image[:1], *_sides(segmenter)).shape[2:]
         if fits and not self.averages and self.short_side is None:
             return segmenter.labels(image)
-        return self(segmenter, image).argmax(1).to(torch.uint8)
+        return likeliest(self(segmenter, image))
 
     def _views(self, segment: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         """Yield the class probabilities that every scale and direction gives for the image, at its size."""

@@ -10,6 +10,7 @@ from icnet.deploy import open_segmenter
 from icnet.deploy.export import GraphSpec, describe, export_onnx
 from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256
 from icnet.deploy.runtimes.onnx_segmenter import OnnxSegmenter
+from icnet.deploy.runtimes.segmenter import likeliest
 from icnet.deploy.runtimes.torch_segmenter import TorchSegmenter
 from icnet.deploy.trained_network import model_title, read_network
 from icnet.errors import UserError
@@ -195,3 +196,10 @@ def test_unknown_suffix_is_refused(tmp_path):
         open_segmenter(tmp_path / "net.txt", CPU)
     with pytest.raises(UserError, match=r"net\.onnx is no checkpoint"):
         read_network(tmp_path / "net.onnx")
+
+
+def test_first_of_equal_scores_is_the_label_in_any_order_of_memory():
+    scores = torch.tensor([[1.0, 5, 2], [7, 5, 2], [7, 0, 2]]).reshape(1, 3, 1, 3)
+    for given in (scores, scores.contiguous(memory_format=torch.channels_last), scores.bfloat16()):
+        labels = likeliest(given)
+        assert (labels.dtype, labels.tolist()) == (torch.uint8, [[[1, 0, 0]]])
