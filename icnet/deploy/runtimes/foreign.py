@@ -87,7 +87,8 @@ def foreign_metadata(path: Path, session: Any, told: Told | None) -> dict[str, s
     about = f"{path} {describe_ports(session)}"
     if told is None:
         raise UserError(
-            f"{about}, and says nothing of its classes; name them with classes=FILE, a list as classes.yaml"
+            f"{about}, and says nothing of its classes; name them with a list as classes.yaml: "
+            "runtime.classes=FILE (in Python classes=FILE)"
         )
     inputs, outputs = session.get_inputs(), session.get_outputs()
     (port, output), count = (inputs[0], outputs[0]), len(told.classes)

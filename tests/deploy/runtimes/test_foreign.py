@@ -129,7 +129,7 @@ def test_file_that_says_nothing_is_described_in_one_line(write):
         OnnxSegmenter(path)
     assert str(refused.value) == (
         f"{path} takes image uint8 (n, 3, 8, 8) and gives labels int64 (n, 2, 2), and says nothing of its classes; "
-        "name them with classes=FILE, a list as classes.yaml"
+        "name them with a list as classes.yaml: runtime.classes=FILE (in Python classes=FILE)"
     )
 
 
