@@ -112,14 +112,23 @@ def atc_words(path: Path, spec: GraphSpec, soc: str) -> list[str]:
 
 
 def script(path: Path, spec: GraphSpec) -> str:
-    """Return the shell script that compiles the model where atc is, and says how to score it."""
+    """Return the shell script that compiles the model where atc is, and scores it on a data set."""
     command = " ".join(f'"{word}"' for word in atc_words(path, spec, f"${{1:-{spec.soc}}}"))
     return f"""#!/bin/sh
-# sh {script_file(path).name} [SOC]: compiles {graph_file(path).name} for a chip, such as {CHIPS}
+# sh {script_file(path).name} [SOC [DATA]]: compiles {graph_file(path).name} for a chip, such as {CHIPS};
+# from the folder of eval.py, with DATA a data set's folder, it scores the compiled file on that.
 set -e
+project=$PWD
+data=${{2:+$(cd "$2" && pwd)}}
 cd "$(dirname "$0")"
 {command}
-echo "score it with: python eval.py ckpt=$PWD/{path.name} data.root=PATH"
+model=$PWD/{path.name}
+if [ -z "$data" ]; then
+    echo "score it with: python eval.py ckpt=$model data.root=PATH"
+else
+    cd "$project"
+    python eval.py ckpt="$model" data.root="$data"
+fi
 """
 
 

@@ -183,6 +183,24 @@ def test_script_compiles_for_any_chip(checkpoint, path, no_atc, request):
     assert failed.returncode == 1
 
 
+def test_script_scores_the_compiled_file_from_where_eval_is(checkpoint, path, no_atc, request, tmp_path, monkeypatch):
+    export(checkpoint, path)
+    request.getfixturevalue("atc")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "my data").mkdir()
+    (tmp_path / "project/eval.py").write_text("import sys\nprint(*sys.argv[1:], sep='|')\n")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path / "tools"), prepend=":")
+    done = subprocess.run(
+        ["sh", f"{path}.atc.sh", "Ascend310P3", "../my data"], cwd=tmp_path / "project", capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"ckpt={path.resolve()}|data.root={tmp_path / 'my data'}"
+    refused = subprocess.run(["sh", f"{path}.atc.sh", "Ascend310P3", "absent"], capture_output=True, check=False)
+    assert refused.returncode
+
+
 def test_failing_atc_is_refused_with_the_last_lines_of_its_log(checkpoint, path, atc):
     with pytest.raises(UserError, match=r"atc failed with status 1 for export\.soc=AscendX .*E10001: .*ATC run failed"):
         export(checkpoint, path, soc="AscendX")
