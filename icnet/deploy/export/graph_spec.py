@@ -81,10 +81,11 @@ class GraphSpec:
                 f"export.opset={self.opset} has no scale for each channel, which export.precision=int8 takes; give "
                 f"{PER_CHANNEL_OPSET} or more"
             )
-        if self.precision == "int8" and not PROFILES[self.profile].takes_int8(self.symmetric):
+        if self.precision == "int8" and not PROFILES[self.profile].takes_int8(symmetric=self.symmetric):
+            with_zeros = f" with export.symmetric={str(self.symmetric).lower()}; leave export.symmetric out, or"
+            told = with_zeros if PROFILES[self.profile].takes_int8(symmetric=True) else ";"
             raise UserError(
-                f"export.profile={self.profile} does not allow export.precision=int8 with export.symmetric="
-                f"{str(self.symmetric).lower()}; leave export.symmetric out, or give export.precision=fp32"
+                f"export.profile={self.profile} does not allow export.precision=int8{told} give export.precision=fp32"
             )
 
     def check_network(self, net: SegmentationNetwork) -> None:

@@ -77,7 +77,7 @@ class Profile:
     static: bool = False
     zero_points: bool = True
 
-    def takes_int8(self, symmetric: bool) -> bool:
+    def takes_int8(self, *, symmetric: bool) -> bool:
         """Tell whether a quantised graph is allowed, without zero points or with them."""
         known = self.operators is None or all(operator in self.operators for operator in QUANTISED)
         return known and (self.zero_points or symmetric)
