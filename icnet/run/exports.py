@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from icnet.run.files import sha256
 from icnet.run.results import ByClass
 from icnet.run.schema import entry, record
 
@@ -64,10 +65,12 @@ def facts_file(path: Path) -> Path:
 
 
 def read_scores(path: Path) -> ExportScores | None:
-    """Read what is told of an exported file's scores; None if there is nothing, or nothing that can be read."""
+    """Read what is told of an exported file's scores; None if there is nothing, or the file is another one by now."""
     try:
-        return record(ExportScores, json.loads(facts_file(path).read_text(encoding="utf-8"))[SCORES])
-    except (OSError, ValueError, TypeError, KeyError):
+        facts = json.loads(facts_file(path).read_text(encoding="utf-8"))
+        known = {told["sha256"] for told in facts["files"].values()}  # under other names where both were renamed
+        return record(ExportScores, facts[SCORES]) if sha256(path) in known else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # the file is none of an export, or another program's
 
 

@@ -1,5 +1,6 @@
 """Pages: complete, self-contained, harmless whatever names come in."""
 
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -130,7 +131,9 @@ def test_page_shows_what_int8_cost_of_files_in_the_folder_and_of_the_one_that_wa
         "after": {"miou": 0.598, "iou": {"road": 0.79, "train": None}, "bytes": 1_000_000, "latency_ms": 10.0},
     }  # fmt: skip
     folder = run(tmp_path / "run")
-    (folder / "net.onnx.json").write_text(json.dumps({"target": "onnx", "scores": scores}))
+    (folder / "net.onnx").write_bytes(b"int8")
+    files = {"net.onnx": {"bytes": 4, "sha256": hashlib.sha256(b"int8").hexdigest()}}
+    (folder / "net.onnx.json").write_text(json.dumps({"target": "onnx", "scores": scores, "files": files}))
     (folder / "plain.onnx.json").write_text(json.dumps({"target": "onnx"}))
     (folder / "another.program.json").write_text("[")
     elsewhere = evaluation(tmp_path / "eval", ckpt=str(folder / "net.onnx"))

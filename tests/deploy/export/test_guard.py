@@ -13,7 +13,7 @@ from icnet.deploy.export import GraphSpec, Labelled, ProvingGround, export_verif
 from icnet.deploy.export.guard import agreement
 from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
-from icnet.run.exports import read_scores
+from icnet.run.exports import facts_file, read_scores, scores_in
 from icnet.run.results import EvaluationRecord
 
 SPEC = GraphSpec(64, 64, precision="int8")
@@ -76,6 +76,20 @@ def test_file_that_keeps_its_miou_is_written_with_its_scores(ground, checkpoint,
     facts = json.loads((tmp_path / "out" / "net.onnx.json").read_text())
     assert facts["graph"]["precision"] == facts["metadata"]["precision"] == "int8"
     assert sorted(file.name for file in path.parent.iterdir()) == ["net.onnx", "net.onnx.json"]
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"another"), lambda path: path.unlink()])
+def test_scores_are_not_told_of_a_file_that_took_the_place_of_the_one_scored(ground, checkpoint, tmp_path, change):
+    there, _ = ground(0.5, float32=0.7, int8=0.696)
+    path = tmp_path / "net.onnx"
+    export_verified(read_network(checkpoint), path, SPEC, ground=there)
+    facts = facts_file(path)
+    path = path.rename(tmp_path / "other.onnx")
+    facts.rename(facts_file(path))
+    assert [name for name, _ in scores_in(tmp_path)] == ["other.onnx"]  # both were renamed
+    change(path)
+    assert read_scores(path) is None
+    assert list(scores_in(tmp_path)) == []
 
 
 def test_layers_that_cost_too_much_are_looked_for_and_named(ground, checkpoint, tmp_path, monkeypatch):
