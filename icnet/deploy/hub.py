@@ -17,8 +17,8 @@ from icnet.deploy.trained_network import read_network
 from icnet.errors import UserError
 from icnet.models.checkpoints import Checkpoint
 from icnet.models.imagenet_weights import download
+from icnet.models.integrity import sha256
 from icnet.models.weight_files import META_KEY
-from icnet.run.files import sha256
 
 WEIGHTS = "model.safetensors"  # the Hub's names
 CONFIG = "config.json"

@@ -21,9 +21,9 @@ from icnet.errors import UserError
 from icnet.factory.data import data_fingerprint, data_set, data_title, prepare_data
 from icnet.factory.devices import device_arguments, group_plugins
 from icnet.factory.trainer import limit, quiet_lightning, trainer_arguments, validation_batches
+from icnet.models.integrity import sha256
 from icnet.run.differences import data_changes
 from icnet.run.environment import environment
-from icnet.run.files import sha256
 from icnet.run.folder import refuse_other_evaluation
 from icnet.run.paths import RunPaths
 from icnet.run.results import DataFingerprint, EvaluationRecord, told_fingerprint

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from icnet.errors import UserError
 from icnet.models import NETWORKS, network_options
+from icnet.models.integrity import sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import LAYOUTS, without_wrapper
 from icnet.models.weight_files import META_KEY, NET_PREFIX, load_file, named_tensors, short
-from icnet.run.files import sha256
 
 RUN_STATE = ("loops", "optimizer_states", "pytorch-lightning_version")  # what Lightning cannot resume without
 Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

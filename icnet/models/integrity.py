@@ -1,5 +1,6 @@
 """Telling damaged weight files from whole ones, as far as their format has the means; torch's reader does not look."""
 
+import hashlib
 import json
 import logging
 import re
@@ -7,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 from icnet.errors import UserError
-from icnet.run.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +16,16 @@ ZIP_HEAD = b"PK\x03\x04"
 HASH_KEY = "modelspec.hash_sha256"
 """Metadata of a ``.safetensors`` file: ``0x`` and the SHA-256 of what follows its header
 (https://github.com/Stability-AI/ModelSpec, 1.0)."""
+
+
+def sha256(path: Path, start: int = 0) -> str:
+    """Return the SHA-256 of a file, or of what it holds from a position on, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_archive(path: Path) -> bool:

@@ -1,11 +1,11 @@
 """The facts beside an exported file, ``NAME.json``, as far as they are read again: what a lower precision costs."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from icnet.run.files import sha256
 from icnet.run.results import ByClass
 from icnet.run.schema import entry, record
 
@@ -68,8 +68,9 @@ def read_scores(path: Path) -> ExportScores | None:
     """Read what is told of an exported file's scores; None if there is nothing, or the file is another one by now."""
     try:
         facts = json.loads(facts_file(path).read_text(encoding="utf-8"))
+        scores = record(ExportScores, facts[SCORES])
         known = {told["sha256"] for told in facts["files"].values()}  # under other names where both were renamed
-        return record(ExportScores, facts[SCORES]) if sha256(path) in known else None
+        return scores if hashlib.sha256(path.read_bytes()).hexdigest() in known else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # the file is none of an export, or another program's
 

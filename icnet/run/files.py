@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import BinaryIO
 SUFFIX = ".tmp"
 """Of unfinished files; their names are ``.NAME.PID.tmp``."""
 
-BLOCK = 1 << 20  # bytes read at a time
 ABANDONED_SECONDS = 60  # an unfinished file that was not written to for so long is of a process that was killed
 
 
@@ -58,16 +56,6 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file of UTF-8 whole or not at all; see ``atomic_file``."""
     write_bytes(path, text.encode())
-
-
-def sha256(path: Path, start: int = 0) -> str:
-    """Return the SHA-256 of a file, or of what it holds from a position on, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_being_written(path: Path) -> bool:

@@ -20,7 +20,7 @@ from icnet.deploy.convert import convert
 from icnet.errors import UserError
 from icnet.models import NETWORKS, Option, SegmentationNetwork
 from icnet.models.checkpoints import read_checkpoint
-from icnet.run.files import sha256
+from icnet.models.integrity import sha256
 from icnet.run.results import EvaluationRecord, TrainingRecord, Validation, read_results, write_results
 
 FILES = ["README.md", "config.json", "model.safetensors"]

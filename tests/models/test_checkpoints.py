@@ -22,10 +22,10 @@ from icnet.models.backbone import BLOCKS, ResNet
 from icnet.models.checkpoints import Checkpoint, load_for_finetuning, load_weights, read_checkpoint
 from icnet.models.icnet import ICNet
 from icnet.models.imagenet_weights import WEIGHT_PACKAGES, read_backbone
+from icnet.models.integrity import sha256
 from icnet.models.network import NetworkDescription, SegmentationNetwork
 from icnet.models.published import from_reference
 from icnet.models.weight_files import load_file
-from icnet.run.files import sha256
 
 HUB_ID = "timm/resnet50s.gluon_in1k"
 RESNET18 = {"backbone": "resnet18", "quarter_branch": "image", "enlarge": 1}

@@ -33,11 +33,11 @@ from icnet.deploy.runtimes.pt2_segmenter import PT2_SUFFIX
 from icnet.deploy.trained_network import Network, trained_on
 from icnet.errors import UserError
 from icnet.models import name_in_files
+from icnet.models.integrity import sha256
 from icnet.models.modules import ImageNormalizer
 from icnet.models.network import SegmentationNetwork
 from icnet.run import files
 from icnet.run.exports import SCORES, ExportScores, facts_file
-from icnet.run.files import sha256
 from icnet.run.schema import plain
 from icnet.version import __version__
 

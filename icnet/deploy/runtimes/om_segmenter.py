@@ -16,7 +16,7 @@ from typing_extensions import Self, override
 
 from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
 from icnet.errors import UserError
-from icnet.run.files import sha256
+from icnet.models.integrity import sha256
 
 OM_SUFFIX = ".om"
 

@@ -17,8 +17,8 @@ from icnet.deploy.trained_network import read_network, trained_on
 from icnet.errors import UserError
 from icnet.models import build_network
 from icnet.models.icnet_paper import ICNetPaper
+from icnet.models.integrity import sha256
 from icnet.models.modules import IMAGENET_MEAN, IMAGENET_STD
-from icnet.run.files import sha256
 from tests.models.network_tester import ALL_NETWORKS
 
 SIZE = {"height": 96, "width": 160}
