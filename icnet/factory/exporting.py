@@ -28,13 +28,11 @@ def graph_spec(options: ExportOptions) -> GraphSpec:
         UserError: If a value is out of its range.
     """
     target = TARGETS[options.target]
-    chosen = {field.name: getattr(options, field.name) for field in fields(GraphSpec)}
-    chosen["batch"] = None if options.batch == "dynamic" else options.batch
-    chosen["head"] = options.head or target.head
-    chosen["profile"] = options.profile or target.profiles[0]
-    if options.symmetric is None:
-        chosen["symmetric"] = not PROFILES[chosen["profile"]].zero_points
-    return GraphSpec(**chosen)
+    profile = options.profile or target.profiles[0]
+    symmetric = not PROFILES[profile].zero_points if options.symmetric is None else options.symmetric
+    full = replace(options, head=options.head or target.head, profile=profile, symmetric=symmetric)
+    chosen = {field.name: getattr(full, field.name) for field in fields(GraphSpec)}
+    return GraphSpec(**chosen | {"batch": None if options.batch == "dynamic" else options.batch})
 
 
 @contextmanager

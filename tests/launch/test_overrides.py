@@ -61,14 +61,24 @@ def test_environment_variables_in_braces_are_no_keys(monkeypatch):
         ),
         (
             EvalConfig,
-            {"ckpt", "data.root", "data.classes", "data.images", "data.masks", "data.lists", "data.cache_folder"},
+            {
+                "ckpt", "data.root", "data.classes", "data.images", "data.masks", "data.lists", "data.cache_folder",
+                "runtime.classes",
+            },
         ),
         (
             CheckConfig,
             {"output", "data.root", "data.classes", "data.images", "data.masks", "data.lists", "data.cache_folder"},
         ),
-        (ExportConfig, {"ckpt", "output", "export.images"}),
-        (DemoConfig, {"ckpt", "input", "output"}),
+        (
+            ExportConfig,
+            {
+                "ckpt", "output", "export.images",
+                "data.root", "data.classes", "data.images", "data.masks", "data.lists",
+                "data.cache_folder",
+            },
+        ),
+        (DemoConfig, {"ckpt", "input", "output", "runtime.classes"}),
     ],
 )  # fmt: skip
 def test_every_path_of_the_configuration_is_one(schema, keys):

@@ -614,7 +614,8 @@ def test_a_whole_pickled_network_is_refused_with_the_name_of_its_class(tmp_path)
         ({1: torch.ones(1)}, "under the key 1"),
         ({"state_dict": {("a", 1): torch.ones(1)}}, "under the key ('a', 1)"),
         ({"state_dict": 3}, "holds a int"),
-        ({"model": {"conv1.weight": torch.ones(1)}}, "a dict under the key 'model'"),
+        ({"model": {"conv1.weight": torch.ones(1)}}, "conv1.weight"),
+        ({"weights": {"conv1.weight": torch.ones(1)}}, "a dict under the key 'weights'"),
         ({"icnet": {}}, "holds a NoneType"),
         ({"icnet": {}, "state_dict": [torch.ones(1)]}, "holds a list"),
         ({"icnet": {}, "state_dict": {1: torch.ones(1)}}, "under the key 1"),
@@ -683,7 +684,7 @@ def test_slices_and_shared_tensors_are_read(tmp_path):
     assert torch.equal(read["backbone.c"], whole.view(4, 6).t())
 
 
-@pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"state_dict": 3}, {"model": {}}])
+@pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"state_dict": 3}, {"weights": {}}])
 def test_backbone_files_of_other_things_are_refused(tmp_path, content):
     path = saved(content, tmp_path / "other.pth")
     assert f"{path} holds a " in refusal(read_backbone, str(path))
