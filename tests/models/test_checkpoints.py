@@ -259,6 +259,7 @@ def test_hub_id_without_huggingface_hub_is_refused_with_the_command_to_install_i
 def test_hub_id_offline_is_refused_with_the_reason_alone(monkeypatch, capfd):
     library = logging.getLogger("huggingface_hub.utils")  # which writes to standard error by itself
     monkeypatch.setattr(library.parent, "handlers", [logging.StreamHandler(sys.stderr)])
+    monkeypatch.setattr(library.parent, "propagate", False)  # as the library has it
 
     def download(repository: str, filename: str) -> str:
         library.warning("Retrying in 1s [Retry 1/5].")

@@ -41,7 +41,7 @@ def import_nncf() -> Any:
         import nncf
     except ImportError as error:
         raise UserError("export.precision=int8 takes nncf; run 'pip install nncf'") from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # set_log_level would quieten all handlers that it shares
     return nncf
 
 
