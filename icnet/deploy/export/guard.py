@@ -1,6 +1,7 @@
 """What a lower precision costs, measured on whole data, and bounded."""
 
 import logging
+import math
 import statistics
 import time
 import zlib
@@ -14,7 +15,7 @@ import torch
 
 from icnet.data.images import IN_A_SET, read_image
 from icnet.deploy.export.quantize import layers_in_float, quantize, quantize_within
-from icnet.deploy.runtimes import open_segmenter
+from icnet.deploy.export.verify import open_exported
 from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
 from icnet.errors import UserError
 from icnet.models.sizes import fitted
@@ -24,7 +25,6 @@ from icnet.run.results import EvaluationRecord
 log = logging.getLogger(__name__)
 
 CALLS = 7  # of each file, for its latency
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def quantize_guarded(
     Raises:
         UserError: If mIoU cannot be held; the table stands in the message. Or if nncf is missing.
     """
-    opened = _open(floating)
+    opened = open_exported(floating)
 
     def prepare(image: Path) -> np.ndarray:
         pixels = torch.from_numpy(read_image(image, IN_A_SET, ground.image_bits)).permute(2, 0, 1)[None]
@@ -140,7 +140,7 @@ def quantize_guarded(
 
 def compare(floating: Path, path: Path, before: Labelled, after: Labelled, ground: ProvingGround) -> ExportScores:
     """Return what two files of a network scored, their sizes and how long they take."""
-    latencies = latency(_open(floating), _open(path))
+    latencies = latency(open_exported(floating), open_exported(path))
     sides = [
         Measured(miou=found.record.miou, iou=found.record.iou, bytes=size(file), latency_ms=milliseconds)
         for found, file, milliseconds in zip((before, after), (floating, path), latencies, strict=True)
@@ -158,8 +158,10 @@ def compare(floating: Path, path: Path, before: Labelled, after: Labelled, groun
 
 
 def points(before: Labelled, after: Labelled) -> float:
-    """Return by how many points mIoU falls."""
-    return 100 * ((before.record.miou or 0.0) - (after.record.miou or 0.0))
+    """Return by how many points mIoU falls; NaN where there is none, because nothing is labelled."""
+    if before.record.miou is None or after.record.miou is None:
+        return math.nan
+    return 100 * (before.record.miou - after.record.miou)
 
 
 def agreement(before: Sequence[bytes], after: Sequence[bytes]) -> float:
@@ -213,9 +215,3 @@ def refusal(scores: ExportScores) -> str:
 
 def _percent(share: float | None) -> str:
     return "absent" if share is None or share != share else f"{100 * share:.2f}"
-
-
-def _open(path: Path) -> ExportedSegmenter:
-    opened = open_segmenter(path, CPU)
-    assert isinstance(opened, ExportedSegmenter)  # noqa: S101 (what a target writes is one)
-    return opened

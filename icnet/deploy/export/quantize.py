@@ -7,7 +7,6 @@ takes int8 without zero points alone.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from icnet.deploy.export.onnx_graph import import_onnx
+from icnet.deploy.runtimes.openvino_segmenter import block_telemetry
 from icnet.errors import UserError
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -35,8 +35,7 @@ def import_nncf() -> Any:
     Raises:
         UserError: If it is missing.
     """
-    # It would report to Google Analytics who quantized what, unasked.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    block_telemetry()
     try:
         import nncf
     except ImportError as error:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from icnet.data import public_description
@@ -22,8 +21,7 @@ from icnet.deploy.export.openvino_export import export_openvino, save_openvino
 from icnet.deploy.export.profiles import PROFILES
 from icnet.deploy.export.pt2_export import export_pt2
 from icnet.deploy.export.quantize import import_nncf
-from icnet.deploy.export.verify import TOLERANCES, Agreement, sample_images, verify
-from icnet.deploy.runtimes import open_segmenter
+from icnet.deploy.export.verify import TOLERANCES, Agreement, open_exported, sample_images, verify
 from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.runtimes.om_segmenter import OM_SUFFIX
@@ -145,26 +143,20 @@ def export_verified(
             raise UserError(
                 f"{path} cannot be made here and there is an older one; remove it, or choose another output=FILE"
             )
-        exported = _open(kind.checked(whole))
+        exported = open_exported(kind.checked(whole))
         agreement = verify(exported, model.net, model.normalizer, pictures, sizes, TOLERANCES[spec.precision])
         scores = None
         if ground is not None and kind.save is not None:
             save = partial(kind.save, spec=spec, metadata=describe(model))
             graph = build_onnx(model.net, model.normalizer, spec)
             scores = quantize_guarded(graph, whole, candidate, save, ground, symmetric=spec.symmetric)
-            exported = _open(candidate)
+            exported = open_exported(candidate)
         made = sorted(folder.glob(f"{glob.escape(path.stem)}.*"))  # atc leaves others behind
         told = facts(target, spec, agreement, exported, made, scores)
         files.write_text(facts_file(candidate), json.dumps(told, indent=2) + "\n")
         for file in sorted([*made, facts_file(candidate)], key=lambda file: file == candidate):  # the file itself last
             file.replace(path.parent / file.name)
     return agreement
-
-
-def _open(path: Path) -> ExportedSegmenter:
-    opened = open_segmenter(path, torch.device("cpu"))
-    assert isinstance(opened, ExportedSegmenter)  # noqa: S101 (what a target writes is one)
-    return opened
 
 
 def facts(

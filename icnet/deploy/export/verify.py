@@ -16,6 +16,7 @@ from icnet.data import DATASETS
 from icnet.data.images import read_image
 from icnet.data.listing import is_image, walk
 from icnet.data.street import draw_scene
+from icnet.deploy.runtimes import open_segmenter
 from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
 from icnet.deploy.runtimes.heads import confidence
 from icnet.errors import UserError
@@ -58,6 +59,17 @@ class Agreement:
     max_difference: float
     label_agreement: float
     samples: int
+
+
+def open_exported(path: Path) -> ExportedSegmenter:
+    """Open a file that a target wrote, on the CPU.
+
+    Raises:
+        UserError: If its runtime is missing, or it cannot be opened.
+    """
+    opened = open_segmenter(path, torch.device("cpu"))
+    assert isinstance(opened, ExportedSegmenter)  # noqa: S101 (what a target writes is one)
+    return opened
 
 
 def verify(

@@ -65,14 +65,18 @@ class OpenVINOSegmenter(ExportedSegmenter):
         return [torch.from_numpy(found[output].copy()) for output in self._compiled.outputs]  # it is written over
 
 
+def block_telemetry() -> None:
+    """Keep OpenVINO's conversion, and NNCF, from reporting to Google Analytics who used what, unasked."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 def import_openvino() -> Any:
     """Return the package ``openvino``.
 
     Raises:
         UserError: If it is missing.
     """
-    # Its conversion, and NNCF, would report to Google Analytics who used what, unasked.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    block_telemetry()
     try:
         import openvino
     except ImportError as error:

@@ -43,7 +43,7 @@ def ground(tmp_path, monkeypatch):
         def score(path, positions):
             kind = onnx.load(path).graph.doc_string or "float32"
             scored.append((kind, positions))
-            iou = {"road": miou[kind], "pole": miou[kind] / 2}
+            iou = {} if miou[kind] is None else {"road": miou[kind], "pole": miou[kind] / 2}
             label = 0 if kind == "float32" else 1
             labels = [packed(0, 0, 0, label), packed(0, 0, 0, 0)]
             picked = labels if positions is None else [labels[position] for position in positions]
@@ -59,6 +59,14 @@ def named(model, name):
     copied.CopyFrom(model)
     copied.graph.doc_string = name
     return copied
+
+
+@pytest.mark.parametrize("miou", [{"float32": None, "int8": None}, {"float32": 0.5, "int8": None}])
+def test_data_in_which_nothing_is_labelled_prove_nothing(ground, checkpoint, tmp_path, miou):
+    there, _ = ground(100, **miou)
+    with pytest.raises(UserError, match="takes mIoU from .* to absent %, .* and was not kept"):
+        export_verified(read_network(checkpoint), tmp_path / "out" / "net.onnx", SPEC, ground=there)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_file_that_keeps_its_miou_is_written_with_its_scores(ground, checkpoint, tmp_path):
