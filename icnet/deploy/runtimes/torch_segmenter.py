@@ -92,10 +92,10 @@ class TorchSegmenter(Segmenter):
                 if not hasattr(error, "inner_exception"):
                     raise
                 cause = error.inner_exception
-                reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+                text = next((line for line in str(cause).splitlines() if line.strip()), "")
                 raise UserError(
-                    f"compile=true does not work here ({reason[:200]}); on CPUs install a C++ compiler such as g++, or "
-                    "leave it out"
+                    f"compile=true does not work here ({type(cause).__name__}: {text[:200]}); on CPUs install a C++ "
+                    "compiler such as g++, or leave it out"
                 ) from error
         return self._logits(image)
 
