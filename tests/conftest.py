@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 from filelock import FileLock
 
 from tests.scripts import ScriptProcess
 
 # Before anything imports torch: several processes on few cores are slow if each has threads for all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# TensorBoard and NNCF bring absl, whose handler of messages closes its stream when Hydra sets up logging: pytest's, if
+# absl was loaded while that captured the output.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
