@@ -59,14 +59,6 @@ def pooling_factors(
     return pool, spread
 
 
-def pooling_matrix(
-    size: int, bins: int, window: tuple[int, int] | None = None, windowed: Tensor | None = None
-) -> Tensor:  # fmt: skip
-    """Multiply the two ``pooling_factors``: (size, size) float64 on the CPU; every row sums to 1."""
-    pool, spread = pooling_factors(size, bins, window, windowed)
-    return spread @ pool
-
-
 def _both_axes(rows: Tensor, columns: Tensor) -> Tensor:
     """Kronecker product: what (a, h) does to rows and (b, w) to columns, as (a b, h w) on all pixels at once."""
     product = rows[:, None, :, None] * columns[None, :, None, :]
@@ -100,7 +92,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pool and add; see the class for shapes."""
         if torch.jit.is_tracing():
-            return self._by_axis(x)
+            return self._traced(x)
         batch, channels, height, width = x.shape
         pool, spread = self._factors(height, width, x)
         pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # no copy if x is channels-last
@@ -144,14 +136,12 @@ class PyramidPooling(nn.Module):
         pool, spread = torch.cat(pools).to(like.dtype), torch.cat(spreads, 1).to(like.dtype)
         return pool.to(like.device), spread.to(like.device)
 
-    def _by_axis(self, x: Tensor) -> Tensor:
-        """Do the same with nothing but MatMul and Add on (N, C, H, W), for a traced graph."""
+    def _traced(self, x: Tensor) -> Tensor:
+        """Do the same on (N, C, H W), the layout of graphs: two MatMul for the cells of all grids, and an Add."""
         height, width = self._traced_size(x)
-        out = x
-        for bins in self.bins:
-            rows, columns = self._axes(height, width, bins)
-            out = out + pooling_matrix(*rows).to(x) @ x @ pooling_matrix(*columns).to(x).t()
-        return out
+        pool, spread = self._build_factors(height, width, x)
+        pixels = x.flatten(2)
+        return (pixels + pixels @ pool.t() @ spread.t()).reshape(x.shape)
 
     def _axes(self, height: int, width: int, bins: int) -> tuple[_Axis, _Axis]:
         """Return what ``pooling_factors`` needs to know of rows and of columns."""

@@ -10,7 +10,7 @@ from icnet.errors import UserError
 from icnet.models.backbone import BLOCKS
 from icnet.models.icnet import ICNet
 from icnet.models.modules import ImageNormalizer
-from icnet.models.pooling import PyramidPooling, pooling_matrix
+from icnet.models.pooling import PyramidPooling, pooling_factors
 from icnet.models.published import from_reference
 from tests.models.conftest import stretch
 
@@ -321,11 +321,13 @@ def test_pyramid_pooling_has_the_gradient_of_adaptive_pooling():
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 
-def test_pooling_matrix_equals_hand_worked_values():
+def test_pooling_factors_equal_hand_worked_values():
     # 3 values in 2 bins: the bins average values 0-1 and 1-2 and are looked at in positions 0, 1/2 and 1.
-    assert pooling_matrix(3, 2).tolist() == [[0.5, 0.5, 0], [0.25, 0.5, 0.25], [0, 0.5, 0.5]]
+    pool, spread = pooling_factors(3, 2)
+    assert (spread @ pool).tolist() == [[0.5, 0.5, 0], [0.25, 0.5, 0.25], [0, 0.5, 0.5]]
     # 2 values in 3 bins: the bins hold value 0, the mean of both, value 1; the two outputs look at the outer ones.
-    assert pooling_matrix(2, 3).tolist() == [[1, 0], [0, 1]]
+    pool, spread = pooling_factors(2, 3)
+    assert (spread @ pool).tolist() == [[1, 0], [0, 1]]
 
 
 def test_pooling_cache_does_not_mix_dtypes_and_sizes():

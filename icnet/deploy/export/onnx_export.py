@@ -3,7 +3,7 @@
 Every opset goes one way: torch's TorchScript exporter (the only one that writes the old opsets that Ascend's converter
 takes), then, for opsets newer than that exporter knows, onnx's own version converter. Batch normalisation is folded
 into the convolutions first, and with fixed sizes all arithmetic on shapes is computed beforehand, so that ICNet's graph
-holds nothing but Conv, Relu, MaxPool, Resize, MatMul and Add.
+holds nothing but Conv, Relu, MaxPool, Resize, Reshape, MatMul and Add.
 """
 
 import contextlib
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from icnet.deploy.export.graph_spec import Exportable, GraphSpec
+from icnet.deploy.export.label_borders import label_at_borders
 from icnet.deploy.export.onnx_graph import complete, compute_shapes, convert, fold_padding, import_onnx, to_float16
-from icnet.deploy.export.profiles import check_graph
+from icnet.deploy.export.profiles import PROFILES, check_graph
 from icnet.deploy.runtimes.heads import HEADS
 from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED, seal
 from icnet.models.modules import ImageNormalizer
@@ -70,6 +71,8 @@ def save_onnx(model: Any, path: Path, spec: GraphSpec, metadata: Mapping[str, st
     onnx = import_onnx()
     if spec.precision == "fp16":
         model = to_float16(model)
+    if PROFILES[spec.profile].labels_at_borders:
+        model = label_at_borders(model)
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     model.producer_name = "icnet"
     model.producer_version = __version__

@@ -132,7 +132,7 @@ def _compute_shapes_once(model: Any) -> None:
     shapes = {}
     for value in (*graph.input, *graph.value_info):
         dims = value.type.tensor_type.shape.dim
-        if all(dim.HasField("dim_value") for dim in dims):
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = np.array([dim.dim_value for dim in dims], np.int64)
     weights = {weight.name: weight for weight in model.graph.initializer}
     known = {

@@ -46,7 +46,15 @@ def test_static_graph_agrees_at_every_opset(net, normalizer, tmp_path, opset):
     model = onnx.load(path)
     assert [entry.version for entry in model.opset_import] == [opset]
     # Nothing but arithmetic on images: no shape arithmetic, no normalisation, no double precision.
-    assert {node.op_type for node in model.graph.node} == {"Conv", "Relu", "MaxPool", "Resize", "MatMul", "Add"}
+    assert {node.op_type for node in model.graph.node} == {
+        "Conv",
+        "Relu",
+        "MaxPool",
+        "Resize",
+        "Reshape",
+        "MatMul",
+        "Add",
+    }
     assert all(weight.data_type != onnx.TensorProto.DOUBLE for weight in model.graph.initializer)
     modes = {a.s for n in model.graph.node if n.op_type == "Resize" for a in n.attribute if a.name.startswith("coord")}
     assert modes == {b"align_corners"}
@@ -66,7 +74,7 @@ def test_wide_fusion_is_convolved_at_the_coarse_size(normalizer, tmp_path, dynam
     graph = onnx.load(path).graph
     if not dynamic_size:  # Identity: the weights of equal layers of a network that was never trained
         kinds = {node.op_type for node in graph.node}
-        assert kinds - {"Identity"} == {"Conv", "Relu", "MaxPool", "Resize", "MatMul", "Add"}
+        assert kinds - {"Identity"} == {"Conv", "Relu", "MaxPool", "Resize", "Reshape", "MatMul", "Add"}
     weights = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     inputs = [weights.get(node.input[1], ()) for node in graph.node if node.op_type == "Conv"]
     assert inputs.count((128, 2048, 1, 1)) == 9
