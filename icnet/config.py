@@ -543,9 +543,9 @@ class ExportOptions(Keys, above="export."):
     )
     profile: str | None = key(
         None,
-        "whose documents the ONNX graph is held to: its operators, opset, types and sizes",
+        "whose documents the ONNX graph is held to: operators, opset, types, sizes; cpu also finds labels faster",
         unit="null = generic; ascend with export.target=om",
-        choices=("generic", "ascend", "tensorrt", "browser"),
+        choices=("generic", "cpu", "ascend", "tensorrt", "browser"),
     )
     soc: str = key("Ascend310P3", "chip that atc compiles for, as its --soc_version takes it (export.target=om)")
     height: int = key(1024, "rows of the input", unit="pixels, from the network's smallest side")

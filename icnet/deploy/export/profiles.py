@@ -66,6 +66,8 @@ class Profile:
         input_types: Of its inputs; none for all.
         static: Whether the sides of the inputs have to be numbers, and sizes that Resize is given constants.
         zero_points: Whether those of quantised tensors may be others than 0.
+        labels_at_borders: Whether labels are interpolated only where they meet, see ``label_at_borders``: inside the
+            graph are then sizes and a time that depend on the picture.
     """
 
     source: str
@@ -76,6 +78,7 @@ class Profile:
     input_types: tuple[str, ...] = ()
     static: bool = False
     zero_points: bool = True
+    labels_at_borders: bool = False
 
     def takes_int8(self, *, symmetric: bool) -> bool:
         """Tell whether a quantised graph is allowed, without zero points or with them."""
@@ -85,6 +88,7 @@ class Profile:
 
 PROFILES = {
     "generic": Profile("https://onnx.ai/onnx/operators"),
+    "cpu": Profile("https://onnx.ai/onnx/operators", labels_at_borders=True),
     "ascend": Profile(
         "https://www.hiascend.com/document/detail/zh/canncommercial/800/apiref/aolapi/operatorlist_00176.html",
         ASCEND_OPSETS,

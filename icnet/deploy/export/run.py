@@ -70,7 +70,7 @@ class Target:
 TARGETS = {
     "onnx": Target(ONNX_SUFFIX, export_onnx, profiles=tuple(PROFILES), save=save_onnx),
     "pt2": Target(PT2_SUFFIX, export_pt2, advice="give export.target=onnx or openvino"),
-    "openvino": Target(OPENVINO_SUFFIX, export_openvino, save=save_openvino),
+    "openvino": Target(OPENVINO_SUFFIX, export_openvino, profiles=("generic", "cpu"), save=save_openvino),
     "om": Target(
         OM_SUFFIX,
         export_om,

@@ -149,5 +149,5 @@ def test_int8_that_a_profile_does_not_allow_is_refused_before_anything_is_calibr
 def test_ascend_is_implied_by_its_target():
     assert [kind.profiles[0] for kind in TARGETS.values()] == ["generic", "generic", "generic", "ascend"]
     assert set(TARGETS["onnx"].profiles) == set(PROFILES)
-    with pytest.raises(UserError, match="export.profile=phone is unknown; choose one of generic, ascend"):
+    with pytest.raises(UserError, match="export.profile=phone is unknown; choose one of generic, cpu, ascend"):
         GraphSpec(profile="phone")
