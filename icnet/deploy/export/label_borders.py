@@ -12,8 +12,12 @@ import numpy as np
 
 from icnet.deploy.export.onnx_graph import complete, import_onnx
 
-MOST_PERCENT = 30
-"""Up to which share of pixels between different labels this is faster than to resize everything."""
+MOST_PERCENT = 15
+"""Up to which share of pixels between different labels this is faster than to resize everything.
+
+With 19 classes and 1024x2048 labels ONNX Runtime takes 85 ms for both at 15 %, and at 5 % 49 instead of 101; OpenVINO
+as long for both at 30 %, and at 5 % 38 instead of 169 ms (two cores with AVX-512).
+"""
 PREFIX = "borders/"
 MODE = "coordinate_transformation_mode"
 MODES = (b"align_corners", b"half_pixel", b"pytorch_half_pixel")
