@@ -68,19 +68,28 @@ def build_onnx(net: SegmentationNetwork, normalizer: ImageNormalizer, spec: Grap
 
 def save_onnx(model: Any, path: Path, spec: GraphSpec, metadata: Mapping[str, str] | None = None) -> None:
     """Write a graph of ONNX, in float16 where the spec says so: see ``export_onnx``; ``model`` may change."""
-    onnx = import_onnx()
+    model = finish(model, spec)
+    own = {CONTENT_SHA256: UNSEALED} | spec.metadata()
+    import_onnx().helper.set_model_props(model, own | dict(metadata or {}))
+    files.write_bytes(path, seal(model.SerializeToString()))
+
+
+def finish(model: Any, spec: GraphSpec) -> Any:
+    """Return a graph of ONNX as its precision and profile want it, checked; ``model`` may change.
+
+    Raises:
+        UserError: If the profile does not allow it.
+    """
     if spec.precision == "fp16":
         model = to_float16(model)
     if PROFILES[spec.profile].labels_at_borders:
         model = label_at_borders(model)
-    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    model.ir_version = import_onnx().helper.find_min_ir_version_for(model.opset_import)
     model.producer_name = "icnet"
     model.producer_version = __version__
-    own = {CONTENT_SHA256: UNSEALED} | spec.metadata()
-    onnx.helper.set_model_props(model, own | dict(metadata or {}))
     model = complete(model)
     check_graph(model, spec.profile)
-    files.write_bytes(path, seal(model.SerializeToString()))
+    return model
 
 
 def _trace(net: SegmentationNetwork, normalizer: ImageNormalizer, spec: GraphSpec) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icnet.deploy.export.graph_spec import GraphSpec
-from icnet.deploy.export.onnx_export import build_onnx, save_onnx
+from icnet.deploy.export.onnx_export import build_onnx, finish
 from icnet.deploy.runtimes.onnx_seal import CONTENT_SHA256, UNSEALED
 from icnet.deploy.runtimes.openvino_segmenter import RUNTIME_INFO, import_openvino, seal
 from icnet.errors import UserError
@@ -43,10 +43,10 @@ def save_openvino(model: Any, path: Path, spec: GraphSpec, metadata: Mapping[str
     """
     openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "graph.onnx"
-        save_onnx(model, graph, replace(spec, precision="fp32"))
+        graph = Path(folder) / "graph.onnx"  # without metadata, which would stand in each branch of the model too
+        graph.write_bytes(finish(model, replace(spec, precision="fp32")).SerializeToString())
         converted = openvino.convert_model(graph)
-    for key in converted.get_rt_info():  # what the conversion tells of the graph's file
+    for key in list(converted.get_rt_info()):  # what the conversion tells of the graph's file
         if key not in ("version", "Runtime_version"):
             del converted.rt_info[key]
     for key, value in ({CONTENT_SHA256: UNSEALED} | spec.metadata() | dict(metadata or {})).items():

@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from icnet.deploy.export import label_borders
+from icnet.deploy.export import GraphSpec, label_borders
 from icnet.deploy.export.label_borders import label_at_borders
+from icnet.deploy.export.onnx_export import build_onnx, finish
 from icnet.deploy.export.onnx_graph import complete
 
 CLASSES = 5
@@ -97,6 +98,22 @@ def test_an_open_batch_and_other_integers_stay(kind):
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "n"
     logits = regions(1, 16, 32)
     assert np.array_equal(run(model, logits), run(graph(16, 32, 64, 128, kind=kind), logits))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["icnet", "icnet_mmseg"])  # with aligned corners and without
+def test_profile_for_cpus_does_it_for_every_way_to_resize(make_net, name):
+    net = make_net(name=name)
+    image = np.zeros((1, 3, 96, 160), np.float32)
+    image[:, :, 48:, 80:] = 1
+    for head in ("argmax", "argmax_u8", "logits"):
+        generic, cpu = (
+            finish(build_onnx(net, net.normalizer(), spec), spec)
+            for spec in (GraphSpec(96, 160, head=head, profile=profile) for profile in ("generic", "cpu"))
+        )
+        assert [node.op_type for node in generic.graph.node].count("If") == 0
+        assert [node.op_type for node in cpu.graph.node].count("If") == (head != "logits")
+        assert (run(cpu, image) == run(generic, image)).mean() > 0.9999
 
 
 def test_graph_that_ends_in_anything_else_stays():

@@ -101,6 +101,18 @@ def test_every_head_and_open_sides_agree(checkpoint, image, tmp_path, head):
     assert (opened(pixels) == icnet.load(checkpoint, "cpu")(pixels)).mean() > 0.999
 
 
+@pytest.mark.parametrize("head", ["argmax", "argmax_u8"])
+def test_labels_at_borders_agree_and_the_pair_is_sealed_once(checkpoint, image, tmp_path, head):
+    pytest.importorskip("openvino")
+    path = tmp_path / "net.xml"
+    export_verified(read_network(checkpoint), path, GraphSpec(96, 160, 2, head=head, profile="cpu"), target="openvino")
+    assert path.read_text().count(CONTENT_SHA256) == 1  # the branches of an If have information of their own
+    assert 'type="If"' in path.read_text()
+    pixels = image[0, :, :96, :160].permute(1, 2, 0).numpy()
+    assert pixels.shape == (96, 160, 3)
+    assert (icnet.load(path, "cpu")(pixels) == icnet.load(checkpoint, "cpu")(pixels)).mean() > 0.999
+
+
 def test_flipped_bits_of_the_pair_are_refused(exported, tmp_path):
     rng = np.random.default_rng(3)
     for name in ("net.xml", "net.bin"):
