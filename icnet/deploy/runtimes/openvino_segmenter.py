@@ -61,8 +61,8 @@ class OpenVINOSegmenter(ExportedSegmenter):
 
     @override
     def outputs(self, x: Tensor) -> Sequence[Tensor]:
-        found = self._compiled([x.numpy()])
-        return [torch.from_numpy(found[output].copy()) for output in self._compiled.outputs]  # it is written over
+        found = self._compiled([x.numpy()], share_outputs=False)  # copies: what is shared is written over
+        return [torch.from_numpy(found[output]) for output in self._compiled.outputs]
 
 
 def block_telemetry() -> None:

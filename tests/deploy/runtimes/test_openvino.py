@@ -81,6 +81,15 @@ def test_model_gives_the_networks_logits_for_any_number_of_images(exported, chec
     torch.testing.assert_close(opened(images), open_segmenter(checkpoint, CPU)(images), atol=1e-4, rtol=0)
 
 
+def test_results_are_not_written_over_by_the_next(exported):
+    images = torch.randint(0, 256, (2, 2, 3, 96, 160), dtype=torch.uint8)
+    opened = open_segmenter(exported, CPU)
+    first = opened(images[0])
+    kept = first.clone()
+    assert not torch.equal(opened(images[1]), kept)
+    assert torch.equal(first, kept)
+
+
 def test_facts_lie_beside_the_pair(exported):
     assert sorted(file.name for file in exported.parent.iterdir()) == ["net.bin", "net.xml", "net.xml.json"]
     told = json.loads(exported.with_name("net.xml.json").read_text())
