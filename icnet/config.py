@@ -181,7 +181,7 @@ class ModelConfig(Keys, above="model."):
     backbone_weights: str | None = key(
         None, "file, hub id or package of ImageNet weights", unit="null = random weights", path=True
     )
-    weights: str | None = key(None, "checkpoint to fine-tune from", unit="null = none", path=True)
+    weights: str | None = key(None, "checkpoint to fine-tune from, or camvid", unit="null = none", path=True)
     keep: float = key(
         1.0,
         "share of the filters of model.weights that is kept, those with the largest norms; the rest is pruned",

@@ -18,7 +18,7 @@ from icnet.deploy import RUNTIMES, Segmenter, open_segmenter
 from icnet.deploy.inference import Inference
 from icnet.deploy.locate import choose_device
 from icnet.deploy.runtimes.foreign import read_told
-from icnet.deploy.shipped import SHIPPED, usual_side
+from icnet.deploy.shipped import file_of, usual_side
 from icnet.errors import UserError
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike[str]
@@ -235,7 +235,7 @@ def load(
     told = read_told(None if classes is None else Path(classes), mean, std)
     options: dict[str, Any] = {"compiled": compile, "told": told, "resize": resize}
     if isinstance(source, (str, os.PathLike)):
-        path = SHIPPED[str(source)].path if str(source) in SHIPPED else Path(source).expanduser()
+        path = file_of(str(source))
         side = usual_side(path) if short_side is None else short_side
         inference = Inference(scales, flip, sliding_window, side, prefix="")
         return Model(open_segmenter(path, place, provider, **options), inference, place)

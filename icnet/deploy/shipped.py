@@ -1,4 +1,4 @@
-"""Weights that come with the project, for who has no network yet: ``ckpt=camvid`` and ``icnet.load("camvid")``."""
+"""Weights that come with the project, for who has no network yet: ``ckpt=camvid``, ``icnet.load("camvid")``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,15 @@ SHIPPED: dict[str, Shipped] = {
     )
 }  # fmt: skip
 """The weights by the name that stands for them."""
+
+
+def file_of(given: str) -> Path:
+    """Return the file that is meant by a path or a name in ``SHIPPED``.
+
+    Raises:
+        UserError: If the name's file is not there.
+    """
+    return SHIPPED[given].path if given in SHIPPED else Path(given).expanduser()
 
 
 def usual_side(path: Path) -> int | None:

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from icnet.config import ModelConfig
+from icnet.deploy.shipped import file_of
 from icnet.deploy.trained_network import told_classes
 from icnet.errors import UserError
 from icnet.models import build_network, network_options, network_title, rebuild_network
@@ -52,7 +52,7 @@ def is_pruned(model: ModelConfig, resume: str | None = None) -> bool:
 
 def _widths(source: str | None) -> Widths:
     """Return how narrow the network of a checkpoint is; a missing file is refused where its weights are loaded."""
-    return read_checkpoint(Path(source)).network.widths if source and Path(source).is_file() else {}
+    return read_checkpoint(file_of(source)).network.widths if source and file_of(source).is_file() else {}
 
 
 def network(
@@ -85,7 +85,7 @@ def network(
         load_weights(backbone, tensors, model.backbone_weights)
         log.info("backbone weights from %s", model.backbone_weights)
     if model.weights:
-        checkpoint = read_checkpoint(Path(model.weights))
+        checkpoint = read_checkpoint(file_of(model.weights))
         check_network(checkpoint, described)
         narrow(net, checkpoint.network.widths)
         _finetune(net, checkpoint, tuple(classes))

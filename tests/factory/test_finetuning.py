@@ -8,6 +8,8 @@ import torch
 from icnet import factory
 from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
+from icnet.deploy.shipped import SHIPPED
+from icnet.deploy.trained_network import read_network
 from icnet.models import build_network
 
 OLD = ("sky", "road", "car")
@@ -88,3 +90,11 @@ def test_published_file_without_names_is_taken_by_number_and_that_is_said(tmp_pa
         "has 3 classes, which it does not name, and this run 2: everything was loaded but the classifiers"
         in caplog.text
     )
+
+
+@torch.no_grad()
+def test_weights_that_come_along_are_tuned_by_their_name(image):
+    shipped = read_network(SHIPPED["camvid"].path)
+    config = ModelConfig("icnet_lite0", options={"enlarge": 2}, weights="camvid")
+    net = factory.network(config, shipped.classes.names, channels_last=False).eval()
+    torch.testing.assert_close(net(image), shipped.net(image))
