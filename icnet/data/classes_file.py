@@ -50,9 +50,7 @@ def read_classes(file: Path) -> ListedClasses:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        raise UserError(
-            f"{file} cannot be read; write the classes there, or name another file with data.classes"
-        ) from None
+        raise UserError(f"{file} cannot be read; write the classes there, or name another file") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(content, dict) or set(content) - {"classes", "ignore"}:

@@ -144,5 +144,13 @@ def check_network(checkpoint: Checkpoint, wanted: NetworkDescription) -> None:
             theirs, ours = (differences.text({"name": made.name, **made.options}) for made in (found, wanted))
         raise UserError(
             f"{checkpoint.path} was made with {theirs} and this run uses {ours}; "
-            f"choose model={theirs} or another checkpoint"
+            f"choose {_overrides(found)} or another checkpoint"
         )
+
+
+def _overrides(network: NetworkDescription) -> str:
+    """Say how a network is asked for on the command line."""
+    backbone = {name: value for name, value in network.options.items() if name == "backbone"}
+    usual = network_options(network.name, backbone)
+    others = [f" +model.options.{name}={value}" for name, value in network.options.items() if value != usual.get(name)]
+    return f"model={network_title(replace(network, options=usual, widths={}))}{''.join(others)}"

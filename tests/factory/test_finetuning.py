@@ -10,6 +10,7 @@ from icnet.config import ModelConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy.shipped import SHIPPED
 from icnet.deploy.trained_network import read_network
+from icnet.errors import UserError
 from icnet.models import build_network
 
 OLD = ("sky", "road", "car")
@@ -98,3 +99,10 @@ def test_weights_that_come_along_are_tuned_by_their_name(image):
     config = ModelConfig("icnet_lite0", options={"enlarge": 2}, weights="camvid")
     net = factory.network(config, shipped.classes.names, channels_last=False).eval()
     torch.testing.assert_close(net(image), shipped.net(image))
+
+
+def test_checkpoint_with_other_options_tells_how_to_ask_for_them():
+    with pytest.raises(
+        UserError, match=r"; choose model=icnet_lite0 \+model\.options\.enlarge=2 or another checkpoint"
+    ):
+        factory.network(ModelConfig("icnet_lite0", weights="camvid"), OLD)

@@ -126,6 +126,7 @@ def export_verified(
     if (spec.precision == "int8") != (ground is not None):
         raise ValueError("int8 takes a proving ground, and nothing else does")
     spec.check_network(model.net)
+    _refuse_folder(facts_file(path))
     pictures = sample_images(images, (model.checkpoint.meta.get("data") or {}).get("root"))
     sizes = [(spec.height, spec.width)]
     if spec.dynamic_size:  # the sizes nobody traced are what it is about
@@ -154,7 +155,10 @@ def export_verified(
         made = sorted(folder.glob(f"{glob.escape(path.stem)}.*"))  # atc leaves others behind
         told = facts(target, spec, agreement, exported, made, scores)
         files.write_text(facts_file(candidate), json.dumps(told, indent=2) + "\n")
-        for file in sorted([*made, facts_file(candidate)], key=lambda file: file == candidate):  # the file itself last
+        ready = sorted([*made, facts_file(candidate)], key=lambda file: file == candidate)  # the file itself last
+        for file in ready:
+            _refuse_folder(path.parent / file.name)
+        for file in ready:
             file.replace(path.parent / file.name)
     return agreement
 
@@ -201,6 +205,11 @@ def describe(model: Network) -> dict[str, str]:
 
 def _numbers(buffer: Tensor) -> list[float]:
     return [float(f"{float(value) / 255:.6g}") for value in buffer.flatten()]  # the buffers hold 255 times float32
+
+
+def _refuse_folder(file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, and a file of that name is to be written; move it, or choose output=FILE")
 
 
 @contextlib.contextmanager

@@ -256,6 +256,18 @@ def test_verification_counts_and_agrees(checkpoint, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]
 
 
+@pytest.mark.parametrize(("target", "name", "folder"), [
+    ("onnx", "net.onnx", "net.onnx.json"), ("openvino", "net.xml", "net.bin"),
+])  # fmt: skip
+def test_folder_in_the_place_of_a_file_is_refused_and_stays(checkpoint, tmp_path, target, name, folder):
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    (tmp_path / folder).mkdir()
+    with pytest.raises(UserError, match=rf"{folder} is a folder, and a file of that name is to be written; move it"):
+        export_verified(read_network(checkpoint), tmp_path / name, GraphSpec(64, 64), target=target)
+    assert [file.name for file in tmp_path.iterdir()] == [folder]
+
+
 def test_failed_verification_keeps_the_older_file(checkpoint, tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     path.write_text("older")
