@@ -60,6 +60,11 @@ class ProvingGround:
     split: str
     max_drop: float
 
+    def pixels(self, image: Path, opened: ExportedSegmenter) -> torch.Tensor:
+        """Read an image for a file, (1, 3, H, W) uint8."""
+        pixels = torch.from_numpy(read_image(image, IN_A_SET, self.image_bits)).permute(2, 0, 1)[None]
+        return fitted(pixels, opened.min_side, opened.divisor)
+
     def folder(self) -> Path:
         """Return the folder that all training images lie in or below."""
         shared = set.intersection(*({*image.parents} for image in self.training))
@@ -91,8 +96,7 @@ def quantize_guarded(
     opened = open_exported(floating)
 
     def prepare(image: Path) -> np.ndarray:
-        pixels = torch.from_numpy(read_image(image, IN_A_SET, ground.image_bits)).permute(2, 0, 1)[None]
-        return next(opened.prepared(fitted(pixels, opened.min_side, opened.divisor))).numpy()
+        return next(opened.prepared(ground.pixels(image, opened))).numpy()
 
     first, last = ground.training[0], ground.training[-1]
     folder = ground.folder()
@@ -140,7 +144,8 @@ def quantize_guarded(
 
 def compare(floating: Path, path: Path, before: Labelled, after: Labelled, ground: ProvingGround) -> ExportScores:
     """Return what two files of a network scored, their sizes and how long they take."""
-    latencies = latency(open_exported(floating), open_exported(path))
+    opened = [open_exported(file) for file in (floating, path)]
+    latencies = latency(opened, ground.pixels(ground.training[0], opened[0]))
     sides = [
         Measured(miou=found.record.miou, iou=found.record.iou, bytes=size(file), latency_ms=milliseconds)
         for found, file, milliseconds in zip((before, after), (floating, path), latencies, strict=True)
@@ -174,12 +179,14 @@ def agreement(before: Sequence[bytes], after: Sequence[bytes]) -> float:
     return same / pixels
 
 
-def latency(*opened: ExportedSegmenter) -> list[float]:
+def latency(opened: Sequence[ExportedSegmenter], image: torch.Tensor) -> list[float]:
     """Return the median time of a call of each, in milliseconds, without the first; in turns, so that all see the same.
 
-    What a call takes is a black image of the graph's size, or of 512 by 1024 where that is open.
+    Args:
+        opened: The files.
+        image: (1, 3, H, W) uint8; where labels meet in it may matter, see ``label_at_borders``.
     """
-    inputs = [next(one.prepared(torch.zeros(1, 3, 512, 1024, dtype=torch.uint8))) for one in opened]
+    inputs = [next(one.prepared(image)) for one in opened]
     taken: list[list[float]] = [[] for _ in opened]
     for _ in range(CALLS + 1):
         for one, x, times in zip(opened, inputs, taken, strict=True):
