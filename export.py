@@ -16,6 +16,7 @@ def main(config: ExportConfig) -> float:
 
     from icnet import factory
     from icnet.deploy.export import TARGETS, default_file, export_verified
+    from icnet.deploy.export.guard import size
     from icnet.deploy.locate import find_checkpoint
     from icnet.deploy.runtimes.heads import HEADS
     from icnet.deploy.trained_network import read_network, trained_on
@@ -44,7 +45,7 @@ def main(config: ExportConfig) -> float:
     if script and not path.exists():
         print(f"{path.name} is made elsewhere: run 'sh {script(path).name}' in {path.parent.resolve()}, where CANN is")
     else:
-        print(f"wrote {path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)")
+        print(f"wrote {path.resolve()} ({size(path) / 1e6:.1f} MB)")
     report_export(path)
     return agreement.max_difference
 
