@@ -117,22 +117,21 @@ def label_at_borders(model: Any) -> Any:
     if nodes is None:
         return model
     resize, argmax, cast = nodes
-    sides = {
-        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]  # 0 where it is open
-        for value in complete(model).graph.value_info
-    }
-    _, classes, height, width = sides[resize.input[0]]
-    _, _, rows, columns = sides[resize.output[0]]
+    tensors = {value.name: value.type.tensor_type for value in complete(model).graph.value_info}
+    logits, resized = tensors[resize.input[0]], tensors[resize.output[0]]
+    _, classes, height, width = (side.dim_value for side in logits.shape.dim)  # 0 where it is open
+    _, _, rows, columns = (side.dim_value for side in resized.shape.dim)
     if min(height, width) < 2 or min(rows, columns) < 2:
         return model
     mode = onnx.helper.get_node_attr_value(resize, MODE).decode()
     row, down = _cells(height, rows, mode)
     column, right = _cells(width, columns, mode)
+    numbers = onnx.helper.tensor_dtype_to_np_dtype(logits.elem_type)  # float16 where the graph is
     constants = {
         "line_of_scores": [-1, classes], "axis_rows": [1], "axis_columns": [2],
         "first": [0], "second": [1], "last": [-1], "end": [np.iinfo(np.int64).max], "zero": 0, "one": 1, "two": 2,
         "line": width, "picture": height * width, "hundred": 100, "most_percent": MOST_PERCENT,
-        "row": row, "column": column, "down": down, "right": right,
+        "row": row, "column": column, "down": down.astype(numbers), "right": right.astype(numbers),
     }  # fmt: skip
     kind = model.graph.output[0].type.tensor_type.elem_type
     text = GRAPH.format(type=kind, type_name=onnx.TensorProto.DataType.Name(kind).lower(), mode=mode)

@@ -75,7 +75,7 @@ def convert(model: Any, opset: int) -> Any:
 
 
 def to_float16(model: Any) -> Any:
-    """Return the model in float16, by ONNX Runtime's converter; inputs, outputs and every Resize stay in float32."""
+    """Return the model in float16, by ONNX Runtime's converter; inputs and outputs stay as they are."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 

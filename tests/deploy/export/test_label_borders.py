@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from icnet.deploy.export import GraphSpec, label_borders
 from icnet.deploy.export.label_borders import label_at_borders
 from icnet.deploy.export.onnx_export import build_onnx, finish
-from icnet.deploy.export.onnx_graph import complete
+from icnet.deploy.export.onnx_graph import complete, to_float16
 
 CLASSES = 5
 
@@ -98,6 +98,14 @@ def test_an_open_batch_and_other_integers_stay(kind):
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "n"
     logits = regions(1, 16, 32)
     assert np.array_equal(run(model, logits), run(graph(16, 32, 64, 128, kind=kind), logits))
+
+
+def test_a_graph_in_float16_has_its_labels():
+    logits = regions(2, 16, 32)
+    wanted = run(complete(to_float16(graph(16, 32, 64, 128, batch=2))), logits)
+    found = run(complete(label_at_borders(to_float16(graph(16, 32, 64, 128, batch=2)))), logits)
+    assert found.dtype == wanted.dtype
+    assert (found == wanted).mean() > 0.998  # rounding may swap what scores alike
 
 
 @pytest.mark.slow
