@@ -91,7 +91,7 @@ borders (logits) => (labels)
       interpolated = ScatterND (inside, indices, best_label)
     }},
     else_branch = everywhere () => ({type_name}[N, H, W] resized) {{
-      full = Resize <coordinate_transformation_mode = "{mode}", mode = "linear"> (logits, , , sizes)
+      full = Resize <coordinate_transformation_mode = "{mode}", mode = "linear"> (logits, {region}, {scales}, sizes)
       full_labels = ArgMax <axis = 1, keepdims = 0> (full)
       resized = Cast <to = {type}> (full_labels)
     }}
@@ -119,6 +119,8 @@ def label_at_borders(model: Any) -> Any:
     resize, argmax, cast = nodes
     tensors = {value.name: value.type.tensor_type for value in complete(model).graph.value_info}
     logits, resized = tensors[resize.input[0]], tensors[resize.output[0]]
+    if not logits.shape.dim or not resized.shape.dim:  # of an open batch at opset 11 to 13 nothing is known
+        return model
     _, classes, height, width = (side.dim_value for side in logits.shape.dim)  # 0 where it is open
     _, _, rows, columns = (side.dim_value for side in resized.shape.dim)
     if min(height, width) < 2 or min(rows, columns) < 2:
@@ -134,9 +136,15 @@ def label_at_borders(model: Any) -> Any:
         "row": row, "column": column, "down": down.astype(numbers), "right": right.astype(numbers),
     }  # fmt: skip
     kind = model.graph.output[0].type.tensor_type.elem_type
-    text = GRAPH.format(type=kind, type_name=onnx.TensorProto.DataType.Name(kind).lower(), mode=mode)
     names = {name: PREFIX + name for name in constants}
-    names |= {"logits": resize.input[0], "sizes": resize.input[3], "labels": cast.output[0]}
+    given = dict(zip(("logits", "region", "scales", "sizes"), resize.input, strict=True))
+    names |= {"labels": cast.output[0], **{name: tensor for name, tensor in given.items() if tensor}}
+    text = GRAPH.format(
+        type=kind,
+        type_name=onnx.TensorProto.DataType.Name(kind).lower(),
+        mode=mode,
+        **{name: name if given[name] else "" for name in ("region", "scales")},  # opset 11 and 12 have empty tensors
+    )
     added = onnx.compose.add_prefix_graph(
         onnx.parser.parse_graph(text), PREFIX, rename_inputs=False, rename_outputs=False, name_map=names
     )

@@ -108,6 +108,15 @@ def test_a_graph_in_float16_has_its_labels():
     assert (found == wanted).mean() > 0.998  # rounding may swap what scores alike
 
 
+@pytest.mark.parametrize(("opset", "batch"), [(11, 1), (13, None)])
+def test_older_opsets_have_the_same_labels(make_net, opset, batch):
+    net, labels = make_net(CLASSES), []
+    for profile in ("generic", "cpu"):
+        spec = GraphSpec(64, 96, batch, opset=opset, head="argmax_u8", profile=profile)
+        labels.append(run(finish(build_onnx(net, net.normalizer(), spec), spec), regions(2, 64, 96)[:batch, :3]))
+    assert np.array_equal(*labels)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["icnet", "icnet_mmseg"])  # with aligned corners and without
 def test_profile_for_cpus_does_it_for_every_way_to_resize(make_net, name):
