@@ -6,6 +6,7 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def quantize_guarded(
             whole, floats = len(positions) == len(before.labels), layers_in_float(graph)
             if whole and floats == layers_in_float(model):
                 return before.record.miou or 0.0, [1.0] * len(positions)
-            save(graph, path)
+            save(deepcopy(graph), path)  # NNCF goes on with the graph
             found = ground.score(path, None if whole else positions)
             if whole:
                 tried.append(Trial(in_float=floats, miou=found.record.miou))

@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -119,6 +120,22 @@ def test_layers_that_cost_too_much_are_looked_for_and_named(ground, checkpoint, 
     assert asked == [(2, 0.005, (1, 3, 64, 64)), (0.7, [1.0, 1.0]), (0.6, [0.75])]
     assert scored == [("float32", None), ("int8", None), ("int8", [0]), ("mixed", None)]
     assert (read_scores(path).in_float, read_scores(path).after.miou) == (["b"], 0.698)
+
+
+def test_graph_that_is_tried_stays_as_it_is(ground, checkpoint, tmp_path, monkeypatch):
+    there, _ = ground(0.5, float32=0.7, int8=0.6, mixed=0.7)
+
+    def within(model, images, prepare, validation, validate, max_drop, *, symmetric):
+        tried = named(model, "int8")
+        before = tried.SerializeToString()
+        validate(tried, [0])
+        assert tried.SerializeToString() == before
+        return named(model, "mixed")
+
+    monkeypatch.setattr(guard, "quantize_within", within)
+    spec = replace(SPEC, profile="cpu", head="argmax")
+    export_verified(read_network(checkpoint), tmp_path / "net.onnx", spec, ground=there)
+    assert "If" in {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
 
 def test_drop_out_of_reach_is_refused_with_the_table_and_an_older_file_stays(ground, checkpoint, tmp_path, monkeypatch):
