@@ -1,7 +1,9 @@
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import icnet
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.deploy.demo import Demo, find_inputs, result_names
 from icnet.errors import UserError
+from tests.scripts import ScriptProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +31,7 @@ def write_video(path, frames=3, fps=12.0):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (96, 64))
     assert writer.isOpened()
     for i in range(frames):
-        writer.write(np.full((64, 96, 3), 40 * i, np.uint8))
+        writer.write(np.full((64, 96, 3), 40 * i % 256, np.uint8))
     writer.release()
     return path
 
@@ -249,6 +252,33 @@ def test_command_lines_export_and_show(net, tmp_path, save_ours):
     assert "(onnxruntime)" in done.stdout
     assert "model trained on street (synthetic); results in shown" in done.stdout
     assert len(list((tmp_path / "shown").iterdir())) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_process_leaves_a_video_that_plays(checkpoint, tmp_path, number):
+    write_video(tmp_path / "long.mp4", frames=5000)
+    shown = tmp_path / "shown"
+    process = ScriptProcess("demo", f"ckpt={checkpoint}", "input=long.mp4", f"output={shown}", cwd=tmp_path)
+    while process.poll() is None and not (shown / "long_overlay.mp4").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in errors) == (128 + number, False)
+    assert all(cv2.VideoCapture(str(file)).read()[0] for file in shown.glob("*.mp4"))  # none if no frame was done
+
+
+@pytest.mark.slow
+def test_what_ends_the_process_leaves_nothing_of_an_export(checkpoint, tmp_path):
+    process = ScriptProcess(
+        "export", f"ckpt={checkpoint}", "export.height=512", "export.width=512", "output=out/net.onnx", cwd=tmp_path
+    )
+    while process.poll() is None and not list((tmp_path / "out").glob(".net.*")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow
