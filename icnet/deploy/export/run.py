@@ -115,7 +115,9 @@ def export_verified(
         OSError: If a file can't be written.
     """
     kind = TARGETS[target]
-    if path.suffix != kind.suffix or path.is_dir():
+    if path.is_dir():
+        raise UserError(f"output={path} is a folder; give a file in it or beside it that ends in {kind.suffix}")
+    if path.suffix != kind.suffix:
         raise UserError(f"output={path} is no name for export.target={target}; give one that ends in {kind.suffix}")
     if spec.profile not in kind.profiles:
         raise UserError(

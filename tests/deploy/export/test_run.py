@@ -309,6 +309,9 @@ def test_bad_output_is_refused(checkpoint, tmp_path):
     model = read_network(checkpoint)
     with pytest.raises(UserError, match=r"net\.pb is no name for export\.target=onnx; give one that ends in \.onnx"):
         export_verified(model, tmp_path / "net.pb", GraphSpec(64, 64))
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(UserError, match=r"folder\.onnx is a folder; give a file in it or beside it"):
+        export_verified(model, tmp_path / "folder.onnx", GraphSpec(64, 64))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file cannot be written to .*output=FILE"):
         export_verified(model, tmp_path / "file" / "net.onnx", GraphSpec(64, 64))
