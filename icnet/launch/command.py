@@ -1,12 +1,10 @@
 """From the command line to ``main(config)``: composing the configuration, ending with one clear line on bad input."""
 
-import contextlib
 import inspect
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from icnet.launch import job, messages, run_folder, shared_folder, sweep
 from icnet.launch.help import show_help
 from icnet.launch.overrides import readable
+from icnet.launch.tidying import tidied_up
 from icnet.run.failure import write_failure
 
 Config = TypeVar("Config")
-TIDIED = (signal.SIGTERM, signal.SIGHUP)
 
 
 def script(
@@ -91,7 +89,7 @@ class Command:
             messages.refuse_added_keys(config)
             if hasattr(config, "output_dir"):
                 return job.run(self.name, self.main, config)
-            with _tidied_up():
+            with tidied_up():
                 return self.main(config)
         except Exception as error:
             found = messages.verdict(error)
@@ -112,25 +110,3 @@ class Command:
         messages.print_error(f"job {about.job.num}: {line}")
         if noted:
             write_failure(Path(about.runtime.output_dir), messages.FAILURES[status], line)
-
-
-@contextlib.contextmanager
-def _tidied_up() -> Iterator[None]:
-    """Let SIGTERM, and a terminal that is closed, end the block as Ctrl-C does, so that no temporary file is left.
-
-    A training has handlers of its own, which save.
-    """
-
-    def end(number: int, frame: Any) -> None:
-        for other in heeded:
-            signal.signal(other, signal.SIG_IGN)  # a second one would stop the tidying
-        sys.exit(128 + number)  # the shell's convention
-
-    heeded = [number for number in TIDIED if signal.getsignal(number) == signal.SIG_DFL]  # not what nohup ignores
-    for number in heeded:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in heeded:
-            signal.signal(number, signal.SIG_DFL)
