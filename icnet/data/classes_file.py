@@ -38,11 +38,12 @@ class ListedClasses(NamedTuple):
     """RGB colour and train id, 255 for ignored colours."""
 
 
-def read_classes(file: Path) -> ListedClasses:
+def read_classes(file: Path, key: str = "data.classes") -> ListedClasses:
     """Read a list of classes.
 
     Args:
         file: A YAML file as described above.
+        key: What the user names it with.
 
     Raises:
         UserError: The file is missing or does not describe classes as above.
@@ -50,7 +51,7 @@ def read_classes(file: Path) -> ListedClasses:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{file} cannot be read; write the classes there, or name another file") from None
+        raise UserError(f"{file} cannot be read; write the classes there, or name another file with {key}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(content, dict) or set(content) - {"classes", "ignore"}:

@@ -61,7 +61,9 @@ def read_told(
         return None
     file = Path(classes).expanduser()
     return Told(
-        read_classes(file).classes, file, *(None if values is None else tuple(values) for values in (mean, std))
+        read_classes(file, "runtime.classes").classes,
+        file,
+        *(None if values is None else tuple(values) for values in (mean, std)),
     )
 
 

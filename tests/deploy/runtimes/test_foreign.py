@@ -191,3 +191,8 @@ def test_scripts_take_one(script, write, classes, tmp_path):
     done = script("demo", *told, f"input={icnet_photo}", f"output={tmp_path / 'out'}", "device=cpu")
     assert done.status == 0, done.err
     assert (cv2.imread(str(tmp_path / "out" / "photo_ids.png"), cv2.IMREAD_UNCHANGED)[:, :3] == 0).all()
+
+
+def test_missing_list_of_classes_names_its_key(write, tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml cannot be read; .* another file with runtime\.classes"):
+        icnet.load(write(), "cpu", classes=tmp_path / "none.yaml")
