@@ -37,6 +37,7 @@ from icnet.config import DataConfig
 from icnet.data.labels import CITYSCAPES_CLASSES
 from icnet.data.street import draw_scene
 from icnet.deploy.export import TARGETS, GraphSpec, describe
+from icnet.deploy.export.guard import size
 from icnet.deploy.trained_network import TORCH_SUFFIXES, read_network
 from icnet.errors import UserError
 from icnet.models import build_network, network_options
@@ -224,7 +225,7 @@ def compare(
         "before": {name: _ms(statistics.median(found.before)) for name, found in measured.items()},
         "after": {name: _ms(statistics.median(found.after)) for name, found in measured.items()},
         "peak GiB": {name: f"{peak:.2f}" for name, peak in peaks.items()},
-        "file MB": {name: f"{_size(contenders[name]) / 1e6:.1f}" for name in asks},
+        "file MB": {name: f"{size(Path(contenders[name].file)) / 1e6:.1f}" for name in asks},
     }
     if EAGER in labels:
         same = {name: 100 * float((found == labels[EAGER]).mean()) for name, found in labels.items()}
@@ -253,12 +254,6 @@ def _labels(ask: Callable[..., dict[str, Any]], count: int, folder: Path) -> np.
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f}"
-
-
-def _size(contender: Contender) -> int:
-    file = Path(contender.file)
-    weights = file.with_suffix(".bin")
-    return file.stat().st_size + (weights.stat().st_size if file.suffix == ".xml" and weights.is_file() else 0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from icnet.data.images import IN_A_SET, read_image
 from icnet.deploy.export.quantize import layers_in_float, quantize, quantize_within
 from icnet.deploy.export.verify import open_exported
 from icnet.deploy.runtimes.exported_segmenter import ExportedSegmenter
+from icnet.deploy.runtimes.openvino_segmenter import OPENVINO_SUFFIX
 from icnet.errors import UserError
 from icnet.models.sizes import fitted
 from icnet.run.exports import ExportScores, Measured, Trial
@@ -198,8 +199,9 @@ def latency(opened: Sequence[ExportedSegmenter], image: torch.Tensor) -> list[fl
 
 
 def size(path: Path) -> int:
-    """Return the bytes of an exported file, with those of its weights where they lie beside it."""
-    return sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
+    """Return the bytes of an exported file, OpenVINO's with those of the weights beside it."""
+    parts = {path, path.with_suffix(".bin")} if path.suffix == OPENVINO_SUFFIX else {path}
+    return sum(file.stat().st_size for file in parts if file.is_file())
 
 
 def describe_float(names: Sequence[str]) -> str:

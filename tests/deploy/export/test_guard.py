@@ -190,3 +190,10 @@ def test_float16_keeps_labels_and_is_half_as_large(checkpoint, tmp_path, head):
     kinds = {weight.data_type for weight in onnx.load(path).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds
     assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_weights_beside_a_file_are_openvinos_alone(tmp_path):
+    for name, count in (("net.xml", 10), ("net.bin", 300), ("net.onnx", 7000)):
+        (tmp_path / name).write_bytes(bytes(count))
+    assert guard.size(tmp_path / "net.xml") == 310
+    assert guard.size(tmp_path / "net.onnx") == 7000
